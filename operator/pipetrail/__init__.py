@@ -1,0 +1,1 @@
+"""Pipetrail: the flight recorder for pipelines on Kubernetes."""

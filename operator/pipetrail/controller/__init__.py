@@ -1,0 +1,1 @@
+"""The controller: kopf lives here and nowhere else."""

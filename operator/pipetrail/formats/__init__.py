@@ -1,0 +1,35 @@
+"""Formats: bytes that a step wrote, to points and figures. Pure, bounded, and never an exception for bad input.
+
+A reader of a format takes the file's name and its bytes and gives a :class:`Content`. What it could not use it says in
+`notes`; a note is an entry of the record's ``partial``.
+"""
+
+from datetime import datetime
+
+from pipetrail.record import Figure, Frozen, Number
+
+
+class RawPoint(Frozen):
+    """A number in a file or a log; `time` only where the source itself has one (a log line's stamp)."""
+
+    key: str
+    value: Number
+    step: int | None = None
+    time: datetime | None = None
+    recognised: str | None = None
+    setting: bool = False
+
+
+class Note(Frozen):
+    """Why a file, or a part of it, gave nothing: a CamelCase reason and a sentence."""
+
+    reason: str
+    message: str
+
+
+class Content(Frozen):
+    """All that a file or a log says."""
+
+    points: tuple[RawPoint, ...] = ()
+    figures: tuple[Figure, ...] = ()
+    notes: tuple[Note, ...] = ()

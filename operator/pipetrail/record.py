@@ -1,0 +1,309 @@
+"""The record: our neutral, immutable picture of one pipeline run at one moment.
+
+A source makes it, capture adds what the step's files and logs say, shape turns it into what a tracker is told. As
+JSON it is the public format ``pipetrail.record/v1`` (:func:`to_json`): field names as here, times RFC 3339 in UTC,
+absent is null, and NaN and the infinities are the strings "NaN", "Infinity" and "-Infinity".
+
+Times are aware datetimes in UTC that come from the cluster, never from our clock, so that the same run always gives
+the same record. Mappings are never written to after construction.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, Final, Literal
+
+import msgspec
+
+SCHEMA: Final = "pipetrail.record/v1"
+
+Status = Literal[
+    "running", "succeeded", "failed", "error", "terminated", "stopped", "deleted",
+    "pending", "skipped", "omitted", "cached", "not_run", "unknown",
+]  # fmt: skip
+Role = Literal["step", "exit-handler", "hook"]
+Kind = Literal["pod", "container", "suspend", "http", "data", "resource", "importer", "plugin", "composite"]
+Number = int | float
+
+
+class Frozen(msgspec.Struct, frozen=True, kw_only=True):
+    """Base of everything in a record: immutable, slotted, built by keyword."""
+
+
+class Outcome(Frozen):
+    """How a run, a step or an attempt stands or ended; `reason` is CamelCase (ExitCode, OOMKilled, ...)."""
+
+    status: Status
+    reason: str | None = None
+    message: str | None = None
+    exit_code: int | None = None
+
+    @property
+    def settled(self) -> bool:
+        """True if nothing more will happen by itself (an ``argo retry`` may still reopen it)."""
+        return self.status not in ("running", "pending")
+
+
+class LoopItem(Frozen):
+    """One turn of a loop: its index, and the item as the pipeline gave it (a JSON value)."""
+
+    index: int
+    item: Any
+
+
+class FromFile(Frozen, tag_field="kind", tag="artifact"):
+    """The point stood in a file of an artifact.
+
+    `recognised` names the format if the content told it (``huggingface``, ``lightning``, ...: formats/metrics.py);
+    `setting` marks numbers of a recognised file that are its settings and not what was measured.
+    """
+
+    artifact: str
+    file: str
+    recognised: str | None = None
+    setting: bool = False
+
+
+class FromParameter(Frozen, tag_field="kind", tag="parameter"):
+    """The point is an output parameter that is strictly a number."""
+
+    parameter: str
+
+
+class FromResult(Frozen, tag_field="kind", tag="result"):
+    """The point is the step's ``outputs.result``."""
+
+    result: bool = True
+
+
+class FromStdout(Frozen, tag_field="kind", tag="stdout"):
+    """The point is a line that the main container printed."""
+
+    stdout: bool = True
+
+
+class FromMlmd(Frozen, tag_field="kind", tag="mlmd"):
+    """The point is a property in KFP's metadata store."""
+
+    artifact: str
+
+
+class FromLog(Frozen, tag_field="kind", tag="log"):
+    """The point stood in the log of KFP's launcher or Katib's collector."""
+
+    artifact: str | None = None
+
+
+PointSource = FromFile | FromParameter | FromResult | FromStdout | FromMlmd | FromLog
+
+
+class Point(Frozen):
+    """One metric value. `step` is null for a single value; `exact` is false where the source has cut digits."""
+
+    key: str
+    value: Number
+    time: datetime
+    source: PointSource
+    step: int | None = None
+    exact: bool = True
+
+
+class ConfusionMatrix(Frozen, tag_field="kind", tag="confusion_matrix"):
+    """Counts by true (row) and predicted (column) label."""
+
+    labels: tuple[str, ...]
+    rows: tuple[tuple[Number, ...], ...]
+    name: str | None = None
+
+
+class RocCurve(Frozen, tag_field="kind", tag="roc_curve"):
+    """Receiver operating characteristic: three columns of one length."""
+
+    fpr: tuple[Number, ...]
+    tpr: tuple[Number, ...]
+    threshold: tuple[Number, ...]
+    name: str | None = None
+
+
+class Table(Frozen, tag_field="kind", tag="table"):
+    """A table of text."""
+
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    name: str | None = None
+
+
+class Markdown(Frozen, tag_field="kind", tag="markdown"):
+    """Markdown as the step wrote it (not yet sanitised)."""
+
+    text: str
+    name: str | None = None
+
+
+class Html(Frozen, tag_field="kind", tag="html"):
+    """HTML as the step wrote it (not yet sanitised)."""
+
+    text: str
+    name: str | None = None
+
+
+Figure = ConfusionMatrix | RocCurve | Table | Markdown | Html
+
+
+class Artifact(Frozen):
+    """An output artifact by reference. `present` is null where the store was not asked; `size` in bytes."""
+
+    name: str
+    uri: str | None = None
+    type: str | None = None
+    archive: Literal["none", "tar", "zip"] | None = None
+    present: bool | None = None
+    size: int | None = None
+    digest: str | None = None
+    media_type: str | None = None
+    metadata: Mapping[str, Any] = {}
+
+
+class Attempt(Frozen):
+    """One try of a step: one pod. `queue_s` is the time between the node's creation and main's start."""
+
+    outcome: Outcome
+    pod: str | None = None
+    pod_uid: str | None = None
+    started: datetime | None = None
+    finished: datetime | None = None
+    queue_s: float | None = None
+
+
+class Outputs(Frozen):
+    """What a step gave to the pipeline, as text, exactly as Argo holds it."""
+
+    parameters: Mapping[str, str] = {}
+    result: str | None = None
+
+
+class Resources(Frozen):
+    """Requests × time as the source estimates it, in whole seconds (memory in MiB × s)."""
+
+    cpu_s: int | None = None
+    memory_mib_s: int | None = None
+    gpu_s: int | None = None
+
+
+class Step(Frozen):
+    """One logical unit that a user wrote: a loop's turn is a step of its own, a retry is not."""
+
+    path: str
+    name: str
+    outcome: Outcome
+    iteration: tuple[LoopItem, ...] | None = None
+    role: Role = "step"
+    kind: Kind = "pod"
+    template: str | None = None
+    started: datetime | None = None
+    finished: datetime | None = None
+    params: Mapping[str, str] = {}
+    attempts: tuple[Attempt, ...] = ()
+    outputs: Outputs = Outputs()
+    points: tuple[Point, ...] = ()
+    figures: tuple[Figure, ...] = ()
+    artifacts: tuple[Artifact, ...] = ()
+    image: str | None = None
+    digest: str | None = None
+    resources: Resources | None = None
+    log_tail: str | None = None
+    cached_from: str | None = None
+
+
+class Key(Frozen):
+    """Which run this is. `generation` tells an ``argo retry`` of the same object from the first go (its start time)."""
+
+    cluster: str
+    uid: str
+    generation: str = ""
+
+    @property
+    def run(self) -> str:
+        """The key under which a tracker knows the run."""
+        return f"{self.cluster}/{self.uid}"
+
+
+class Group(Frozen):
+    """What runs of one kind have in common: a CronWorkflow, a template, a KFP experiment."""
+
+    kind: Literal["cron", "template", "cluster-template", "experiment"]
+    name: str
+
+
+class Link(Frozen):
+    """An address or reference that the run itself names (a git commit, a run in another tracker)."""
+
+    rel: str
+    href: str
+
+
+class Lineage(Frozen):
+    """Another run that this one comes from or started."""
+
+    rel: Literal["resubmitted-from", "child", "parent", "cached-from"]
+    name: str
+    uid: str | None = None
+
+
+class Partial(Frozen):
+    """Something that could not be known: a CamelCase reason, a sentence for people, the step if it is about one."""
+
+    reason: str
+    message: str
+    step: str | None = None
+
+
+class Record(Frozen):
+    """One run as a whole; see the module's docstring for the rules."""
+
+    key: Key
+    source: Literal["argo", "kfp-v1", "kfp-v2", "katib"]
+    name: str
+    namespace: str
+    pipeline: str
+    outcome: Outcome
+    schema: str = SCHEMA
+    display_name: str | None = None
+    group: Group | None = None
+    trigger: str | None = None
+    user: str | None = None
+    created: datetime | None = None
+    scheduled: datetime | None = None
+    started: datetime | None = None
+    finished: datetime | None = None
+    params: Mapping[str, str] = {}
+    outputs: Outputs = Outputs()
+    tags: Mapping[str, str] = {}
+    annotations: Mapping[str, str] = {}
+    steps: tuple[Step, ...] = ()
+    links: tuple[Link, ...] = ()
+    lineage: tuple[Lineage, ...] = ()
+    partial: tuple[Partial, ...] = ()
+
+
+def plain(value: Any) -> Any:
+    """Anything of this module as JSON values: times as RFC 3339 text, non-finite floats as their names."""
+    return _finite(msgspec.to_builtins(value, builtin_types=(float,)))
+
+
+def _finite(value: Any) -> Any:
+    match value:
+        case float() if not math.isfinite(value):
+            return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+        case dict():
+            return {k: _finite(v) for k, v in value.items()}
+        case list() | tuple():
+            return [_finite(v) for v in value]
+        case _:
+            return value
+
+
+def to_json(record: Record, *, indent: int | None = None) -> str:
+    """`record` in the public format, integers exact at any size."""
+    return json.dumps(plain(record), ensure_ascii=False, allow_nan=False, indent=indent)

@@ -1,0 +1,86 @@
+"""Sources: one module or package per kind of run, each a pure function from what the cluster said to a record.
+
+A source gives a :class:`Reading`: the record as far as the objects themselves tell it, and what has to be fetched to
+complete it (files of artifacts, logs). It fetches nothing itself.
+"""
+
+from typing import Literal
+
+from pipetrail.record import Frozen, Record
+
+
+class SecretKey(Frozen):
+    """A key of a Secret in the run's own namespace."""
+
+    name: str
+    key: str
+
+
+class S3Location(Frozen, tag="s3"):
+    """An object, or with a trailing directory a prefix, in an S3 store that the run's artifact repository names."""
+
+    endpoint: str | None
+    bucket: str
+    key: str
+    region: str | None = None
+    insecure: bool = False
+    access_key: SecretKey | None = None
+    secret_key: SecretKey | None = None
+    session_token: SecretKey | None = None
+    ca: SecretKey | None = None
+
+
+class GcsLocation(Frozen, tag="gcs"):
+    """An object in Google Cloud Storage."""
+
+    bucket: str
+    key: str
+    service_account_key: SecretKey | None = None
+
+
+class AzureLocation(Frozen, tag="azure"):
+    """A blob in Azure Blob Storage."""
+
+    endpoint: str
+    container: str
+    key: str
+    account_key: SecretKey | None = None
+
+
+class Unreadable(Frozen, tag="unreadable"):
+    """An artifact that we never fetch: why, in CamelCase (HttpArtifact, PluginArtifact, RepositoryUnknown, ...)."""
+
+    reason: str
+    message: str
+
+
+Location = S3Location | GcsLocation | AzureLocation | Unreadable
+
+
+class FileRef(Frozen):
+    """A file to fetch for `record.steps[step]`: the artifact's name, its file name inside the pod, where it lies."""
+
+    step: int
+    artifact: str
+    path: str | None
+    location: Location
+    archive: Literal["none", "tar", "zip"] | None = None
+
+
+class LogRef(Frozen):
+    """The main log of the last attempt of `record.steps[step]`: the pod while it lives, else Argo's archived copy."""
+
+    step: int
+    pod: str | None
+    pod_uid: str | None
+    container: str = "main"
+    archived: Location | None = None
+    failed: bool = False
+
+
+class Reading(Frozen):
+    """What a source makes of a run: the record so far, and what is still to be fetched for it."""
+
+    record: Record
+    files: tuple[FileRef, ...] = ()
+    logs: tuple[LogRef, ...] = ()
