@@ -31,7 +31,7 @@ class Frozen(msgspec.Struct, frozen=True, kw_only=True):
     """Base of everything in a record: immutable, slotted, built by keyword."""
 
 
-class Outcome(Frozen):
+class Outcome(Frozen, frozen=True):
     """How a run, a step or an attempt stands or ended; `reason` is CamelCase (ExitCode, OOMKilled, ...)."""
 
     status: Status
@@ -45,14 +45,14 @@ class Outcome(Frozen):
         return self.status not in ("running", "pending")
 
 
-class LoopItem(Frozen):
+class LoopItem(Frozen, frozen=True):
     """One turn of a loop: its index, and the item as the pipeline gave it (a JSON value)."""
 
     index: int
     item: Any
 
 
-class FromFile(Frozen, tag_field="kind", tag="artifact"):
+class FromFile(Frozen, frozen=True, tag_field="kind", tag="artifact"):
     """The point stood in a file of an artifact.
 
     `recognised` names the format if the content told it (``huggingface``, ``lightning``, ...: formats/metrics.py);
@@ -65,31 +65,31 @@ class FromFile(Frozen, tag_field="kind", tag="artifact"):
     setting: bool = False
 
 
-class FromParameter(Frozen, tag_field="kind", tag="parameter"):
+class FromParameter(Frozen, frozen=True, tag_field="kind", tag="parameter"):
     """The point is an output parameter that is strictly a number."""
 
     parameter: str
 
 
-class FromResult(Frozen, tag_field="kind", tag="result"):
+class FromResult(Frozen, frozen=True, tag_field="kind", tag="result"):
     """The point is the step's ``outputs.result``."""
 
     result: bool = True
 
 
-class FromStdout(Frozen, tag_field="kind", tag="stdout"):
+class FromStdout(Frozen, frozen=True, tag_field="kind", tag="stdout"):
     """The point is a line that the main container printed."""
 
     stdout: bool = True
 
 
-class FromMlmd(Frozen, tag_field="kind", tag="mlmd"):
+class FromMlmd(Frozen, frozen=True, tag_field="kind", tag="mlmd"):
     """The point is a property in KFP's metadata store."""
 
     artifact: str
 
 
-class FromLog(Frozen, tag_field="kind", tag="log"):
+class FromLog(Frozen, frozen=True, tag_field="kind", tag="log"):
     """The point stood in the log of KFP's launcher or Katib's collector."""
 
     artifact: str | None = None
@@ -98,7 +98,7 @@ class FromLog(Frozen, tag_field="kind", tag="log"):
 PointSource = FromFile | FromParameter | FromResult | FromStdout | FromMlmd | FromLog
 
 
-class Point(Frozen):
+class Point(Frozen, frozen=True):
     """One metric value. `step` is null for a single value; `exact` is false where the source has cut digits."""
 
     key: str
@@ -109,7 +109,7 @@ class Point(Frozen):
     exact: bool = True
 
 
-class ConfusionMatrix(Frozen, tag_field="kind", tag="confusion_matrix"):
+class ConfusionMatrix(Frozen, frozen=True, tag_field="kind", tag="confusion_matrix"):
     """Counts by true (row) and predicted (column) label."""
 
     labels: tuple[str, ...]
@@ -117,7 +117,7 @@ class ConfusionMatrix(Frozen, tag_field="kind", tag="confusion_matrix"):
     name: str | None = None
 
 
-class RocCurve(Frozen, tag_field="kind", tag="roc_curve"):
+class RocCurve(Frozen, frozen=True, tag_field="kind", tag="roc_curve"):
     """Receiver operating characteristic: three columns of one length."""
 
     fpr: tuple[Number, ...]
@@ -126,7 +126,7 @@ class RocCurve(Frozen, tag_field="kind", tag="roc_curve"):
     name: str | None = None
 
 
-class Table(Frozen, tag_field="kind", tag="table"):
+class Table(Frozen, frozen=True, tag_field="kind", tag="table"):
     """A table of text."""
 
     header: tuple[str, ...]
@@ -134,14 +134,14 @@ class Table(Frozen, tag_field="kind", tag="table"):
     name: str | None = None
 
 
-class Markdown(Frozen, tag_field="kind", tag="markdown"):
+class Markdown(Frozen, frozen=True, tag_field="kind", tag="markdown"):
     """Markdown as the step wrote it (not yet sanitised)."""
 
     text: str
     name: str | None = None
 
 
-class Html(Frozen, tag_field="kind", tag="html"):
+class Html(Frozen, frozen=True, tag_field="kind", tag="html"):
     """HTML as the step wrote it (not yet sanitised)."""
 
     text: str
@@ -151,7 +151,7 @@ class Html(Frozen, tag_field="kind", tag="html"):
 Figure = ConfusionMatrix | RocCurve | Table | Markdown | Html
 
 
-class Artifact(Frozen):
+class Artifact(Frozen, frozen=True):
     """An output artifact by reference. `present` is null where the store was not asked; `size` in bytes."""
 
     name: str
@@ -165,7 +165,7 @@ class Artifact(Frozen):
     metadata: Mapping[str, Any] = {}
 
 
-class Attempt(Frozen):
+class Attempt(Frozen, frozen=True):
     """One try of a step: one pod. `queue_s` is the time between the node's creation and main's start."""
 
     outcome: Outcome
@@ -176,14 +176,14 @@ class Attempt(Frozen):
     queue_s: float | None = None
 
 
-class Outputs(Frozen):
+class Outputs(Frozen, frozen=True):
     """What a step gave to the pipeline, as text, exactly as Argo holds it."""
 
     parameters: Mapping[str, str] = {}
     result: str | None = None
 
 
-class Resources(Frozen):
+class Resources(Frozen, frozen=True):
     """Requests × time as the source estimates it, in whole seconds (memory in MiB × s)."""
 
     cpu_s: int | None = None
@@ -191,7 +191,7 @@ class Resources(Frozen):
     gpu_s: int | None = None
 
 
-class Step(Frozen):
+class Step(Frozen, frozen=True):
     """One logical unit that a user wrote: a loop's turn is a step of its own, a retry is not."""
 
     path: str
@@ -216,7 +216,7 @@ class Step(Frozen):
     cached_from: str | None = None
 
 
-class Key(Frozen):
+class Key(Frozen, frozen=True):
     """Which run this is. `generation` tells an ``argo retry`` of the same object from the first go (its start time)."""
 
     cluster: str
@@ -229,21 +229,21 @@ class Key(Frozen):
         return f"{self.cluster}/{self.uid}"
 
 
-class Group(Frozen):
+class Group(Frozen, frozen=True):
     """What runs of one kind have in common: a CronWorkflow, a template, a KFP experiment."""
 
     kind: Literal["cron", "template", "cluster-template", "experiment"]
     name: str
 
 
-class Link(Frozen):
+class Link(Frozen, frozen=True):
     """An address or reference that the run itself names (a git commit, a run in another tracker)."""
 
     rel: str
     href: str
 
 
-class Lineage(Frozen):
+class Lineage(Frozen, frozen=True):
     """Another run that this one comes from or started."""
 
     rel: Literal["resubmitted-from", "child", "parent", "cached-from"]
@@ -251,7 +251,7 @@ class Lineage(Frozen):
     uid: str | None = None
 
 
-class Partial(Frozen):
+class Partial(Frozen, frozen=True):
     """Something that could not be known: a CamelCase reason, a sentence for people, the step if it is about one."""
 
     reason: str
@@ -259,7 +259,7 @@ class Partial(Frozen):
     step: str | None = None
 
 
-class Record(Frozen):
+class Record(Frozen, frozen=True):
     """One run as a whole; see the module's docstring for the rules."""
 
     key: Key

@@ -9,7 +9,7 @@ from datetime import datetime
 from pipetrail.record import Figure, Frozen, Number
 
 
-class RawPoint(Frozen):
+class RawPoint(Frozen, frozen=True):
     """A number in a file or a log; `time` only where the source itself has one (a log line's stamp)."""
 
     key: str
@@ -20,14 +20,14 @@ class RawPoint(Frozen):
     setting: bool = False
 
 
-class Note(Frozen):
+class Note(Frozen, frozen=True):
     """Why a file, or a part of it, gave nothing: a CamelCase reason and a sentence."""
 
     reason: str
     message: str
 
 
-class Content(Frozen):
+class Content(Frozen, frozen=True):
     """All that a file or a log says."""
 
     points: tuple[RawPoint, ...] = ()

@@ -12,14 +12,14 @@ from pipetrail.record import Frozen
 from pipetrail.sources import FileRef, LogRef
 
 
-class Blob(Frozen):
+class Blob(Frozen, frozen=True):
     """One file, already taken out of its archive; `path` is relative to the artifact's root, or its base name."""
 
     path: str
     data: bytes
 
 
-class Fetched(Frozen):
+class Fetched(Frozen, frozen=True):
     """What a fetch gave. `present` is false if the store says that nothing is there, null if it could not be asked.
 
     `again` is true where a later attempt may give more (a time-out, a 503, a missing RoleBinding).

@@ -9,14 +9,14 @@ from typing import Literal
 from pipetrail.record import Frozen, Record
 
 
-class SecretKey(Frozen):
+class SecretKey(Frozen, frozen=True):
     """A key of a Secret in the run's own namespace."""
 
     name: str
     key: str
 
 
-class S3Location(Frozen, tag="s3"):
+class S3Location(Frozen, frozen=True, tag="s3"):
     """An object, or with a trailing directory a prefix, in an S3 store that the run's artifact repository names."""
 
     endpoint: str | None
@@ -30,7 +30,7 @@ class S3Location(Frozen, tag="s3"):
     ca: SecretKey | None = None
 
 
-class GcsLocation(Frozen, tag="gcs"):
+class GcsLocation(Frozen, frozen=True, tag="gcs"):
     """An object in Google Cloud Storage."""
 
     bucket: str
@@ -38,7 +38,7 @@ class GcsLocation(Frozen, tag="gcs"):
     service_account_key: SecretKey | None = None
 
 
-class AzureLocation(Frozen, tag="azure"):
+class AzureLocation(Frozen, frozen=True, tag="azure"):
     """A blob in Azure Blob Storage."""
 
     endpoint: str
@@ -47,7 +47,7 @@ class AzureLocation(Frozen, tag="azure"):
     account_key: SecretKey | None = None
 
 
-class Unreadable(Frozen, tag="unreadable"):
+class Unreadable(Frozen, frozen=True, tag="unreadable"):
     """An artifact that we never fetch: why, in CamelCase (HttpArtifact, PluginArtifact, RepositoryUnknown, ...)."""
 
     reason: str
@@ -57,7 +57,7 @@ class Unreadable(Frozen, tag="unreadable"):
 Location = S3Location | GcsLocation | AzureLocation | Unreadable
 
 
-class FileRef(Frozen):
+class FileRef(Frozen, frozen=True):
     """A file to fetch for `record.steps[step]`: the artifact's name, its file name inside the pod, where it lies."""
 
     step: int
@@ -67,7 +67,7 @@ class FileRef(Frozen):
     archive: Literal["none", "tar", "zip"] | None = None
 
 
-class LogRef(Frozen):
+class LogRef(Frozen, frozen=True):
     """The main log of the last attempt of `record.steps[step]`: the pod while it lives, else Argo's archived copy."""
 
     step: int
@@ -78,7 +78,7 @@ class LogRef(Frozen):
     failed: bool = False
 
 
-class Reading(Frozen):
+class Reading(Frozen, frozen=True):
     """What a source makes of a run: the record so far, and what is still to be fetched for it."""
 
     record: Record

@@ -1,0 +1,204 @@
+"""The connection to the API server: paths in, JSON out, errors as one tree.
+
+Built on the official client's asyncio core (configuration, token refresh, connection pool). Its typed models are left
+aside: they cost a parse into objects that nothing here needs. Every call has a time-out and says what it was when it
+fails; neither a token nor a body ever stands in an exception.
+"""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Any, Final, Self
+from urllib.parse import quote
+
+import aiohttp
+import msgspec
+from kubernetes.aio import client as k8s
+from kubernetes.aio import config as k8s_config
+
+TIMEOUT_S: Final = 30.0
+PAGE: Final = 250  # objects a list page: 20 KB Workflows make pages of 5 MB
+MERGE_PATCH: Final = "application/merge-patch+json"
+TRACKED_RUNS: Final = "/apis/pipetrail.dev/v1alpha1"
+ARGO: Final = "/apis/argoproj.io/v1alpha1"
+
+
+class KubeError(Exception):
+    """Anything that went wrong between us and the API server."""
+
+
+class ApiError(KubeError):
+    """The API server answered with an error: `status` is HTTP's, `reason` Kubernetes' own word (NotFound, Conflict)."""
+
+    def __init__(self, status: int, reason: str, message: str, call: str) -> None:
+        super().__init__(f"{call}: {status} {reason}: {message[:500]}")
+        self.status = status
+        self.reason = reason
+        self.message = message
+
+
+class Unreachable(KubeError):
+    """No answer: the connection failed or the time ran out. A write may have happened or not."""
+
+
+class Kube:
+    """One API server, as one user.
+
+    `on_write` is called with the verb and the plural of each write, so that writes can be counted.
+    """
+
+    def __init__(self, configuration: Any, *, on_write: Callable[[str, str], None] | None = None) -> None:
+        configuration.retries = None  # a retry is the caller's decision
+        self._api = k8s.ApiClient(configuration)
+        self._on_write = on_write
+
+    @classmethod
+    async def connect(cls, context: str | None = None, *, on_write: Callable[[str, str], None] | None = None) -> Self:
+        """Connect as kubectl would: the pod's ServiceAccount, else KUBECONFIG or ~/.kube/config (`context` of it)."""
+        configuration = k8s.Configuration()
+        try:
+            if context is None and "KUBERNETES_SERVICE_HOST" in os.environ:
+                k8s_config.load_incluster_config(configuration)
+            else:
+                await k8s_config.load_kube_config(
+                    context=context, client_configuration=configuration, persist_config=False
+                )
+        except (k8s_config.ConfigException, OSError, TypeError) as error:
+            raise KubeError(f"no cluster to talk to: {error}; set KUBECONFIG or pass --context") from None
+        return cls(configuration, on_write=on_write)
+
+    @property
+    def host(self) -> str:
+        """Address of the API server."""
+        return str(self._api.configuration.host)
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._api.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def get(self, path: str, *, timeout_s: float = TIMEOUT_S, **query: str | int) -> Any:
+        """The JSON body at `path`."""
+        return await self._json("GET", path, timeout_s=timeout_s, query=query)
+
+    async def get_bytes(self, path: str, *, limit: int, timeout_s: float = TIMEOUT_S, **query: str | int) -> bytes:
+        """The body at `path` (a log), at most `limit` bytes of it."""
+        async with asyncio.timeout(timeout_s):
+            response = await self._send("GET", path, timeout_s=timeout_s, query=query)
+            try:
+                if response.status >= 400:
+                    raise await _error(response, f"GET {path}")
+                data = bytearray()
+                async for chunk in response.content.iter_chunked(1 << 16):
+                    data += chunk[: limit - len(data)]
+                    if len(data) >= limit:
+                        break
+                return bytes(data)
+            except (aiohttp.ClientError, TimeoutError) as error:
+                raise Unreachable(f"GET {path}: {type(error).__name__}") from None
+            finally:
+                response.close()
+
+    async def pages(self, path: str, *, metadata_only: bool = False, **query: str | int) -> AsyncIterator[Any]:
+        """The list at `path`, page by page. A list that expires while we read it raises :class:`ApiError` 410."""
+        following: dict[str, str | int] = {}
+        while True:
+            page = await self._json(
+                "GET", path, query={**query, "limit": PAGE, **following}, metadata_only=metadata_only
+            )
+            yield page
+            token = page.get("metadata", {}).get("continue")
+            if not token:
+                return
+            following = {"continue": token}
+
+    async def post(self, path: str, body: Mapping[str, Any], **query: str | int) -> Any:
+        """Create an object."""
+        return await self._json("POST", path, body=body, query=query)
+
+    async def patch(
+        self, path: str, body: Mapping[str, Any], *, content_type: str = MERGE_PATCH, **query: str | int
+    ) -> Any:
+        """Merge-patch an object; with a resourceVersion in `body` the patch fails (409) if someone was faster."""
+        return await self._json("PATCH", path, body=body, content_type=content_type, query=query)
+
+    async def put(self, path: str, body: Mapping[str, Any]) -> Any:
+        """Replace an object."""
+        return await self._json("PUT", path, body=body)
+
+    async def delete(self, path: str, body: Mapping[str, Any] | None = None) -> Any:
+        """Delete an object."""
+        return await self._json("DELETE", path, body=body)
+
+    async def _json(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: Mapping[str, Any] | None = None,
+        content_type: str = "application/json",
+        query: Mapping[str, str | int] | None = None,
+        timeout_s: float = TIMEOUT_S,
+        metadata_only: bool = False,
+    ) -> Any:
+        if self._on_write and method != "GET":
+            self._on_write(method, path.split("?")[0].rstrip("/").split("/")[-1 if method == "POST" else -2])
+        call = f"{method} {path}"
+        try:
+            async with asyncio.timeout(timeout_s):
+                response = await self._send(
+                    method, path, timeout_s=timeout_s, query=query, body=body,
+                    content_type=content_type, metadata_only=metadata_only,
+                )  # fmt: skip
+                try:
+                    if response.status >= 400:
+                        raise await _error(response, call)
+                    return msgspec.json.decode(await response.read())
+                finally:
+                    response.release()
+        except msgspec.DecodeError:
+            raise Unreachable(f"{call}: the answer is not JSON") from None
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise Unreachable(f"{call}: {type(error).__name__}") from None
+
+    async def _send(
+        self,
+        method: str,
+        path: str,
+        *,
+        timeout_s: float,
+        query: Mapping[str, str | int] | None = None,
+        body: Mapping[str, Any] | None = None,
+        content_type: str = "application/json",
+        metadata_only: bool = False,
+    ) -> aiohttp.ClientResponse:
+        accept = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1" if metadata_only else "*/*"
+        headers = {"Content-Type": content_type, "Accept": accept}
+        serialized = await self._api.param_serialize(
+            method, quote(path, safe="/:~"), query_params=list((query or {}).items()), header_params=headers,
+            auth_settings=["BearerToken"], body=body,
+        )  # fmt: skip
+        _, url, sent_headers, sent_body, _ = serialized
+        try:
+            answer = await self._api.rest_client.request(
+                method, url, headers=sent_headers, body=sent_body, _request_timeout=timeout_s
+            )
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise Unreachable(f"{method} {path}: {type(error).__name__}") from None
+        response: aiohttp.ClientResponse = answer.response
+        return response
+
+
+async def _error(response: aiohttp.ClientResponse, call: str) -> ApiError:
+    raw = await response.content.read(1 << 16)
+    try:
+        status = msgspec.json.decode(raw)
+        reason, message = str(status.get("reason") or response.reason), str(status.get("message") or "")
+    except (msgspec.DecodeError, AttributeError):
+        reason, message = str(response.reason), raw.decode("utf-8", "replace")
+    return ApiError(response.status, reason, message, call)

@@ -1,0 +1,39 @@
+"""The operator's own settings: one file, flags override it (design §10). Nothing here belongs to a single target."""
+
+from typing import Final
+
+import msgspec
+
+DEFAULT_HISTORY_TTL_S: Final = 3600.0
+
+
+class Places(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="camel"):
+    """Addresses for people, for the links that a run's description carries.
+
+    `argo_ui` is the Argo Server's address; `logs_url` may hold ``{namespace}`` and ``{pod}``.
+    """
+
+    argo_ui: str | None = None
+    kfp_ui: str | None = None
+    logs_url: str | None = None
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="camel"):
+    """What an admin sets once for the operator.
+
+    `cluster` names this cluster in every key; empty means the uid of the namespace kube-system. `namespace` is the
+    operator's own. `watch_namespaces` empty means all.
+    """
+
+    cluster: str = ""
+    namespace: str = "pipetrail"
+    watch_namespaces: tuple[str, ...] = ()
+    places: Places = Places()
+    history_ttl_s: float = DEFAULT_HISTORY_TTL_S
+    allow_private_addresses: bool = True
+    metrics_port: int = 0
+
+
+def load(data: bytes) -> Settings:
+    """Settings from a YAML or JSON file's bytes; raises :class:`msgspec.ValidationError` naming the field."""
+    return msgspec.yaml.decode(data, type=Settings)
