@@ -1,0 +1,214 @@
+"""The courier: brings one run's tracker runs to one target, from wherever delivery stands.
+
+Order matters, since we may be killed between any two lines: the intent stands in the ledger before the first call;
+look-up by key comes before a create whenever one may have happened; children are complete before the parent says
+Finished; the ledger is settled last. Everything that is doubtful is looked at again, before settling and 60 s later:
+a create can commit after a look-up said that there is none (measured on MLflow).
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+from pipetrail.delivery import ledger as ledgers
+from pipetrail.delivery import plan as plans
+from pipetrail.delivery.lane import Limiter
+from pipetrail.delivery.ledger import Entry, Ledger
+from pipetrail.delivery.plan import Delivered
+from pipetrail.record import Record
+from pipetrail.targets.target import Batch, Change, Handle, Held, Refused, Retry, Target, TrackerRun, Tree
+
+LOOK_AGAIN_S: Final = 60.0
+
+
+class Progress:
+    """How far the delivery of one run to one target is; the only mutable state of a delivery.
+
+    `unsure` is true while tracker runs may exist that we have no handle of: nothing is created before a look-up.
+    """
+
+    def __init__(self, entry: Entry, *, unsure: bool) -> None:
+        self.entry = entry
+        self.unsure = unsure
+        self.doubtful_at: float | None = None  # loop time of the last call whose effect we don't know
+        self.handles: dict[str, Handle] = {}
+        self.delivered: dict[str, Delivered] = {}
+        self.changes: dict[tuple[str, str, str, str], Change] = {}
+        self.failing_since: float | None = None
+        self.sent_digest = ""
+
+    def note(self, run: TrackerRun, changes: Sequence[Change]) -> None:
+        """Remember what arrives otherwise."""
+        for change in changes:
+            named = change if change.run else Change(**{**_fields(change), "run": run.name})
+            self.changes[named.run, named.item, named.key, named.reason] = named
+
+
+class Differs(Exception):
+    """The run was retried with other values than those that the tracker already holds and cannot change."""
+
+
+class Courier:
+    """Delivers to one target. `tree` is always the whole picture; what is sent is the difference."""
+
+    def __init__(
+        self, target: Target, ledger: Ledger, limiter: Limiter, count: Callable[[str, int], None] | None = None
+    ) -> None:
+        self._target = target
+        self._ledger = ledger
+        self._limiter = limiter
+        self._count = count or (lambda _name, _n: None)
+
+    async def deliver(self, progress: Progress, tree: Tree, record: Record, *, reopened: bool = False) -> bool:
+        """Bring the tracker to `tree`. True if the run is settled, false if more is to come.
+
+        Raises :class:`Differs` before anything is written if `reopened` and a param or point would change.
+        """
+        fitted = Tree(
+            parent=self._target.fit(tree.parent), children=tuple(self._target.fit(child) for child in tree.children)
+        )
+        for run in fitted.runs:
+            progress.note(run, run.changes)
+        if progress.unsure or self._late(progress, record):
+            await self._look(progress, fitted)
+        if reopened and self._differs(progress, fitted):
+            raise Differs
+        parent = await self._opened(progress, fitted.parent, None)
+        for child in fitted.children:
+            await self._opened(progress, child, parent)
+        for run in (*fitted.children, fitted.parent):
+            await self._bring(progress, run, self._note(progress, run, fitted))
+        if not record.outcome.settled:
+            return False
+        if progress.doubtful_at is not None and self._clock() - progress.doubtful_at < LOOK_AGAIN_S:
+            await self._look(progress, fitted)
+        await self._settle(progress, fitted, record)
+        return True
+
+    async def close_lost(self, progress: Progress, run: TrackerRun) -> None:
+        """Close what is there of a run that vanished unseen: Killed, at no time that we could know."""
+        await self._look(progress, Tree(parent=run))
+        for handle in progress.handles.values():
+            async with asyncio.timeout(60):
+                await self._limiter.acquire()
+                closing = Batch(tags={"pipetrail.outcome": "deleted"}, status="Killed")
+                await self._target.write(handle, closing)
+
+    def _clock(self) -> float:
+        return asyncio.get_running_loop().time()
+
+    def _late(self, progress: Progress, record: Record) -> bool:
+        """A doubt is a minute old: what committed late is there by now."""
+        return (
+            progress.doubtful_at is not None
+            and self._clock() - progress.doubtful_at >= LOOK_AGAIN_S
+            and record.outcome.settled
+        )
+
+    async def _look(self, progress: Progress, tree: Tree) -> None:
+        """Take what carries our key as what is there; delete doubles, of which the oldest stays."""
+        await self._limiter.acquire()
+        found = await self._target.find(tree.parent)
+        first: dict[str, Held] = {}
+        for held in found:
+            if held.key not in first:
+                first[held.key] = held
+                continue
+            await self._limiter.acquire()
+            await self._target.discard(held.handle)
+            self._count("doubles", 1)
+        wanted = {run.key: run for run in tree.runs}
+        for key, held in first.items():
+            whole = held
+            if key in wanted and not held.whole and plans.series_keys(wanted[key]):
+                await self._limiter.acquire()
+                whole = await self._target.read(held.handle)
+            progress.handles[key] = held.handle
+            before = progress.delivered.get(key, Delivered())
+            progress.delivered[key] = Delivered(**{**_fields(plans.from_held(whole)), "files": before.files})
+        if progress.doubtful_at is not None and self._clock() - progress.doubtful_at >= LOOK_AGAIN_S:
+            progress.doubtful_at = None
+        progress.unsure = False
+
+    async def _opened(self, progress: Progress, run: TrackerRun, parent: Handle | None) -> Handle:
+        there = progress.handles.get(run.key)
+        if there is None:
+            await self._limiter.acquire()
+            try:
+                there = await self._target.open(run, parent)
+            except Retry as trouble:
+                if trouble.doubtful:
+                    progress.unsure = True
+                    progress.doubtful_at = self._clock()
+                raise
+            except asyncio.CancelledError:
+                progress.unsure = True
+                raise
+            progress.handles[run.key] = there
+            progress.delivered[run.key] = plans.opened(run)
+        if parent is None and progress.entry.status.external_id != there.id:
+            progress.entry = await self._ledger.write(
+                progress.entry, phase="Tracking", external_id=there.id, experiment_id=there.experiment_id,
+                url=there.url, opened_at=ledgers.now(), reason="", message="",
+            )  # fmt: skip
+        return there
+
+    def _note(self, progress: Progress, run: TrackerRun, tree: Tree) -> str:
+        if run is not tree.parent:
+            return run.note
+        children = [progress.handles[c.key] for c in tree.children]
+        return self._target.describe(run, children)
+
+    def _differs(self, progress: Progress, tree: Tree) -> bool:
+        for run in tree.runs:
+            delivered = progress.delivered.get(run.key)
+            if delivered is None:
+                continue
+            made = plans.plan(run, self._note_or_empty(progress, run, tree), delivered)
+            if any(c.reason == "Corrected" for c in made.changes):
+                return True
+        return False
+
+    def _note_or_empty(self, progress: Progress, run: TrackerRun, tree: Tree) -> str:
+        known = all(c.key in progress.handles for c in tree.children)
+        return self._note(progress, run, tree) if known else run.note
+
+    async def _bring(self, progress: Progress, run: TrackerRun, note: str) -> None:
+        made = plans.plan(run, note, progress.delivered[run.key])
+        progress.note(run, made.changes)
+        if made.batch.empty:
+            return
+        await self._limiter.acquire()
+        try:
+            receipt = await self._target.write(progress.handles[run.key], made.batch)
+        except Retry as trouble:
+            # What arrived of a doubtful write is read back, unless sending it again is the same as once.
+            progress.unsure |= trouble.doubtful and self._target.capabilities.replay == "ReadBack"
+            raise
+        except (Refused, asyncio.CancelledError):
+            progress.unsure = True
+            raise
+        progress.note(run, receipt.changes)
+        progress.delivered[run.key] = plans.applied(progress.delivered[run.key], made.batch, receipt)
+        self._count("points", len(made.batch.metrics))
+
+    async def _settle(self, progress: Progress, tree: Tree, record: Record) -> None:
+        notes = [(run, self._note(progress, run, tree)) for run in tree.runs]
+        progress.sent_digest = plans.digest(notes)
+        status = progress.entry.status
+        if status.phase == "Synced" and (status.digest, status.generation) == (
+            progress.sent_digest,
+            record.key.generation,
+        ):
+            return
+        points = sum(len(run.metrics) for run in tree.runs)
+        progress.entry = await self._ledger.write(
+            progress.entry, phase="Synced", reason="", message="", digest=progress.sent_digest,
+            outcome=record.outcome.status, generation=record.key.generation, steps=len(record.steps), metrics=points,
+            changes=ledgers.changes(progress.changes), partial=ledgers.partials(record.partial),
+            settled_at=ledgers.now(), doubtful_at=doubt, last_error="",
+        )  # fmt: skip
+
+
+def _fields(value: Any) -> dict[str, Any]:
+    return {name: getattr(value, name) for name in value.__struct_fields__}

@@ -1,0 +1,200 @@
+"""The ledger: one TrackedRun per run × target, three small writes: intent, opened, settled (design §7).
+
+It is a hint, never the truth: what a tracker holds is found by key. But the *intent* stands before the first call to a
+tracker, so that after a kill we know what may have been created. Every status write carries the resourceVersion that we
+saw and a claim; a 409 means that someone else works on the run, and we let go.
+"""
+
+import datetime as dt
+from collections.abc import AsyncIterator, Mapping
+from typing import Any, Final
+
+import msgspec
+
+from pipetrail import api
+from pipetrail.api import (
+    Changes,
+    Claim,
+    Policy,
+    RunRef,
+    StatusChange,
+    StatusPartial,
+    TargetRef,
+    TrackedRunSpec,
+    TrackedRunStatus,
+)
+from pipetrail.kube import TRACKED_RUNS, ApiError, Kube
+from pipetrail.record import Frozen, Partial
+from pipetrail.targets.target import Change
+
+MAX_SHOWN_CHANGES: Final = 8  # settled, a TrackedRun takes at most 2 KiB; the total tells of the rest
+MAX_SHOWN_PARTIAL: Final = 5
+
+
+class Entry(Frozen, frozen=True):
+    """A TrackedRun as we last saw it."""
+
+    name: str
+    namespace: str
+    version: str
+    spec: TrackedRunSpec
+    status: TrackedRunStatus
+    resend: str = ""
+
+    @property
+    def settled(self) -> bool:
+        """Nothing more is sent for it unless its run reopens or someone resends it."""
+        return self.status.phase in ("Synced", "Failed", "Stopped", "Skipped")
+
+
+class Lost(Exception):
+    """Someone else wrote this TrackedRun: it is theirs."""
+
+
+class Ledger:
+    """Reads and writes TrackedRuns as `holder` (the name of this process)."""
+
+    def __init__(self, kube: Kube, holder: str) -> None:
+        self._kube = kube
+        self._holder = holder
+
+    async def entries(self) -> AsyncIterator[Entry]:
+        """All TrackedRuns of the cluster, page by page."""
+        async for page in self._kube.pages(f"{TRACKED_RUNS}/trackedruns"):
+            for item in page.get("items", ()):
+                entry = decode(item)
+                if entry is not None:
+                    yield entry
+
+    async def intent(
+        self, namespace: str, run: RunRef, target: TargetRef, policy: Policy, *, attempt: int = 1, supersedes: str = ""
+    ) -> tuple[Entry, bool]:
+        """Write down that `run` will be recorded in `target`. The second value is false if that stood there already."""
+        name = api.tracked_run_name(run.name, run.uid, target, attempt)
+        spec = TrackedRunSpec(run=run, target=target, policy=policy, attempt=attempt, supersedes=supersedes)
+        body = {
+            "apiVersion": api.API_VERSION,
+            "kind": "TrackedRun",
+            "metadata": {"name": name, "namespace": namespace, "labels": _labels(run, target)},
+            "spec": api.to_json(spec),
+        }
+        try:
+            made = await self._kube.post(f"{TRACKED_RUNS}/namespaces/{namespace}/trackedruns", body)
+        except ApiError as error:
+            if error.status != 409 or error.reason != "AlreadyExists":
+                raise
+            there = await self.read(namespace, name)
+            if there is None:
+                raise Lost(f"TrackedRun {namespace}/{name} is not readable") from None
+            return there, False
+        entry = decode(made)
+        if entry is None:
+            raise Lost(f"TrackedRun {namespace}/{name} came back changed")
+        return entry, True
+
+    async def read(self, namespace: str, name: str) -> Entry | None:
+        """One TrackedRun, or None if it is gone or not one that we can read."""
+        try:
+            return decode(await self._kube.get(_path(namespace, name)))
+        except ApiError as error:
+            if error.status == 404:
+                return None
+            raise
+
+    async def write(self, entry: Entry, **status: Any) -> Entry:
+        """Change fields of the status (snake_case names of :class:`TrackedRunStatus`), under our claim."""
+        held = entry.status.claim
+        if isinstance(held, Claim):
+            claim = held if held.holder == self._holder else Claim(holder=self._holder, epoch=held.epoch + 1)
+        else:
+            claim = Claim(holder=self._holder)
+        new = msgspec.structs.replace(entry.status, **status, claim=claim)
+        # A merge patch leaves alone what it does not name, so fields that went back to their default are named as null.
+        body = {**dict.fromkeys(api.to_json(entry.status)), **api.to_json(new)}
+        patch = {"metadata": {"resourceVersion": entry.version}, "status": body}
+        try:
+            made = await self._kube.patch(f"{_path(entry.namespace, entry.name)}/status", patch)
+        except ApiError as error:
+            if error.status in (404, 409):
+                raise Lost(f"TrackedRun {entry.namespace}/{entry.name}: {error.reason}") from None
+            raise
+        written = decode(made)
+        if written is None:
+            raise Lost(f"TrackedRun {entry.namespace}/{entry.name} came back changed")
+        return written
+
+    async def forget(self, entry: Entry) -> None:
+        """Delete a TrackedRun whose time is over; gone already is fine."""
+        try:
+            await self._kube.delete(
+                _path(entry.namespace, entry.name), {"preconditions": {"resourceVersion": entry.version}}
+            )
+        except ApiError as error:
+            if error.status not in (404, 409):
+                raise
+
+
+def decode(body: Mapping[str, Any]) -> Entry | None:
+    """A TrackedRun's body as an :class:`Entry`; None if it is none that this version can read."""
+    try:
+        meta = body["metadata"]
+        return Entry(
+            name=meta["name"],
+            namespace=meta["namespace"],
+            version=meta["resourceVersion"],
+            spec=msgspec.convert(body["spec"], TrackedRunSpec),
+            status=msgspec.convert(body.get("status") or {}, TrackedRunStatus),
+            resend=(meta.get("annotations") or {}).get(api.RESEND_ANNOTATION, ""),
+        )
+    except (KeyError, TypeError, AttributeError, msgspec.ValidationError):
+        return None
+
+
+def now() -> str:
+    """The time as a status shows it."""
+    return dt.datetime.now(dt.UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def changes(all_changes: Mapping[tuple[str, str, str, str], Change]) -> Changes:
+    """The status form of everything that arrived otherwise: a total, and the first few in full."""
+    shown = list(all_changes.values())[:MAX_SHOWN_CHANGES]
+    return Changes(
+        total=len(all_changes),
+        items=tuple(
+            StatusChange(
+                item=c.item, key=_cut(c.key, 80), reason=c.reason, detail=_cut(c.detail, 120), run=_cut(c.run, 60)
+            )
+            for c in shown
+        ),
+    )
+
+
+def partials(partial: tuple[Partial, ...]) -> tuple[StatusPartial, ...]:
+    """The status form of what could not be known."""
+    return tuple(
+        StatusPartial(reason=p.reason, message=_cut(p.message, 200), step=_cut(p.step or "", 80))
+        for p in partial[:MAX_SHOWN_PARTIAL]
+    )
+
+
+def _cut(text: str, length: int) -> str:
+    return text if len(text) <= length else text[: length - 1] + "…"
+
+
+def _path(namespace: str, name: str) -> str:
+    return f"{TRACKED_RUNS}/namespaces/{namespace}/trackedruns/{name}"
+
+
+def _labels(run: RunRef, target: TargetRef) -> dict[str, str]:
+    """What ``kubectl get trun -l`` selects by; a value that is no label value is left out."""
+    labels = {
+        f"{api.GROUP}/run": run.name,
+        f"{api.GROUP}/uid": run.uid,
+        f"{api.GROUP}/pipeline": run.pipeline,
+        f"{api.GROUP}/target": target.name,
+    }
+    return {k: v for k, v in labels.items() if 0 < len(v) <= 63 and v[0].isalnum() and v[-1].isalnum() and _plain(v)}
+
+
+def _plain(value: str) -> bool:
+    return all(c.isascii() and (c.isalnum() or c in "-_.") for c in value)
