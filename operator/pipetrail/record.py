@@ -10,6 +10,7 @@ the same record. Mappings are never written to after construction.
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Final, Literal
@@ -25,6 +26,25 @@ Status = Literal[
 Role = Literal["step", "exit-handler", "hook"]
 Kind = Literal["pod", "container", "suspend", "http", "data", "resource", "importer", "plugin", "composite"]
 Number = int | float
+
+MAX_DIGITS: Final = 4000  # of an integer: below Python's own limit, above which neither int() nor str() works
+
+_NUMBER: Final = re.compile(r"-?(?:0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
+_NOT_FINITE: Final = {sign + name: float(sign + name) for sign in ("", "+", "-") for name in ("nan", "inf", "infinity")}
+
+
+def number(text: str) -> Number | None:
+    """`text` as a number if it is one strictly: JSON's grammar, or NaN, inf, Infinity in any case, signed or not.
+
+    "007", "1_000", "1,000", "+1", ".5", "0x1f", "true", "" and " 1" are none. An integer stays exact at any size (up to
+    :data:`MAX_DIGITS`); so "1" is an int and "1.0" and "1e3" are floats. What float64 can't hold ("1e400") is none.
+    """
+    if match := _NUMBER.fullmatch(text):
+        if match[1] is None and match[2] is None:
+            return int(text) if len(text) <= MAX_DIGITS else None
+        value = float(text)
+        return value if math.isfinite(value) else None
+    return _NOT_FINITE.get(text.lower()) if len(text) <= 9 else None
 
 
 class Frozen(msgspec.Struct, frozen=True, kw_only=True):

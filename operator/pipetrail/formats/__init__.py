@@ -5,8 +5,23 @@ A reader of a format takes the file's name and its bytes and gives a :class:`Con
 """
 
 from datetime import datetime
+from typing import Final
 
 from pipetrail.record import Figure, Frozen, Number
+
+#: What `RawPoint.recognised` may say. All but the last are told from the content alone; ``step-table`` (CSV or JSON
+#: lines with a step column) is the shape rule of the selection. None: numbers found by the generic rule.
+RECOGNISED: Final = (
+    "huggingface",  # trainer_state.json: log_history; its other numbers are settings
+    "records",  # a list of objects with a step key, in JSON or YAML
+    "kfp",  # {"metrics": [{"name": ..., "numberValue": ...}]}; other numbers are settings
+    "lightning",  # CSV with the columns step and epoch: epoch stays a metric
+    "evals_result",  # XGBoost, LightGBM: {"train": {"rmse": [...]}, ...}
+    "keras",  # {"loss": [...], "val_loss": [...]}
+    "classification_report",  # scikit-learn, output_dict=True; support is a setting
+    "tensorboard",  # scalars of an event file
+    "step-table",
+)
 
 
 class RawPoint(Frozen, frozen=True):
