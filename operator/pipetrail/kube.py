@@ -72,6 +72,21 @@ class Kube:
         """Address of the API server."""
         return str(self._api.configuration.host)
 
+    async def credentials(self) -> dict[str, Any]:
+        """What kopf needs to log in as the same user; a token that is refreshed is read anew each time."""
+        configuration = self._api.configuration
+        setting = (await configuration.auth_settings()).get("BearerToken") or {}
+        scheme, _, token = str(setting.get("value") or "").partition(" ")
+        return {
+            "server": configuration.host,
+            "ca_path": configuration.ssl_ca_cert or None,
+            "insecure": not configuration.verify_ssl,
+            "certificate_path": configuration.cert_file or None,
+            "private_key_path": configuration.key_file or None,
+            "scheme": scheme.capitalize() or None,
+            "token": token or None,
+        }
+
     async def close(self) -> None:
         """Close the connections."""
         await self._api.close()

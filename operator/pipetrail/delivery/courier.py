@@ -196,10 +196,9 @@ class Courier:
         notes = [(run, self._note(progress, run, tree)) for run in tree.runs]
         progress.sent_digest = plans.digest(notes)
         status = progress.entry.status
-        if status.phase == "Synced" and (status.digest, status.generation) == (
-            progress.sent_digest,
-            record.key.generation,
-        ):
+        doubt = "" if progress.doubtful_at is None else status.doubtful_at or ledgers.now()
+        now_so = (progress.sent_digest, record.key.generation, doubt)
+        if status.phase == "Synced" and (status.digest, status.generation, status.doubtful_at) == now_so:
             return
         points = sum(len(run.metrics) for run in tree.runs)
         progress.entry = await self._ledger.write(

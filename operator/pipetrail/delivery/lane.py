@@ -49,13 +49,13 @@ class Limiter:
     """A token bucket: at most `rate` calls a second in the long run, `rate` at once."""
 
     def __init__(self, rate: float) -> None:
-        self._rate = rate
+        self.rate = rate
         self._free_at = 0.0
 
     async def acquire(self) -> None:
         """Wait for a token."""
         now = asyncio.get_running_loop().time()
-        self._free_at = max(self._free_at, now - 1.0) + 1.0 / self._rate
+        self._free_at = max(self._free_at, now - 1.0) + 1.0 / self.rate
         if self._free_at > now:
             await asyncio.sleep(self._free_at - now)
 
@@ -79,10 +79,21 @@ class Lane:
         self._halted = False
         self._changed = asyncio.Event()
 
+    def limit(self, *, concurrency: int, requests_per_second: float) -> None:
+        """New limits; what is under way ends under the old ones."""
+        self._concurrency = concurrency
+        self.limiter.rate = requests_per_second
+        self._changed.set()
+
     @property
     def waiting(self) -> int:
         """Keys that are due, now or later, or being worked on."""
         return len(self._due.keys() | self._busy)
+
+    @property
+    def busy(self) -> int:
+        """Keys that are being worked on now."""
+        return len(self._busy)
 
     @property
     def breaker(self) -> Breaker:

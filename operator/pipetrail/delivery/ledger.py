@@ -27,6 +27,7 @@ from pipetrail.kube import TRACKED_RUNS, ApiError, Kube
 from pipetrail.record import Frozen, Partial
 from pipetrail.targets.target import Change
 
+MAX_TEXT: Final = 400  # characters of a message
 MAX_SHOWN_CHANGES: Final = 8  # settled, a TrackedRun takes at most 2 KiB; the total tells of the rest
 MAX_SHOWN_PARTIAL: Final = 5
 

@@ -1,0 +1,143 @@
+"""The operator as a process: connect, read the ledger, watch, deliver, and go quietly when asked.
+
+Order at the start: targets and namespaces are listed before the watches begin, so that the first run that an event
+shows finds its target. What happened while we were away is found by the first survey.
+"""
+
+import asyncio
+import gc
+import os
+import signal
+import socket
+from typing import Any, Final
+
+from pipetrail import api, observe
+from pipetrail.controller.watches import Kinds, Watches
+from pipetrail.delivery.dispatch import Dispatch
+from pipetrail.delivery.ledger import Ledger
+from pipetrail.kube import TRACKED_RUNS, ApiError, Kube, KubeError
+from pipetrail.readers.live import LiveReader
+from pipetrail.settings import Settings
+
+SURVEY_EVERY_S: Final = 600.0
+KINDS_EVERY_S: Final = 30.0
+STUCK_EVERY_S: Final = 60.0
+DRAIN_S: Final = 20.0
+
+
+async def run(settings: Settings, *, context: str | None = None, stop: asyncio.Event | None = None) -> None:
+    """Run the operator until SIGTERM, SIGINT or `stop`. Raises :class:`KubeError` if there is no cluster to talk to."""
+    stopping = stop or asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    gc.freeze()
+    gc.set_threshold(50_000, 50, 100)
+    async with await Kube.connect(context, on_write=lambda verb, plural: observe.count(f"api_write {verb} {plural}")) as kube:
+        cluster = settings.cluster or await _cluster_uid(kube)
+        holder = f"{socket.gethostname()}/{os.getpid()}"
+        dispatch = Dispatch(kube, Ledger(kube, holder), LiveReader(kube), settings, cluster)
+        kinds = await _ready(kube, dispatch)
+        observe.log().info("started", cluster=cluster, api_server=kube.host, kinds=sorted(p for _, p in kinds))
+        watches = Watches(settings, context, dispatch, kinds)
+        work = [
+            asyncio.create_task(watches.run(), name="watches"),
+            asyncio.create_task(dispatch.run(), name="dispatch"),
+            asyncio.create_task(_look_after(kube, dispatch, watches), name="look after"),
+        ]
+        ending = asyncio.create_task(stopping.wait())
+        dispatch.resurvey.set()
+        done, _ = await asyncio.wait([*work, ending], return_when=asyncio.FIRST_COMPLETED)
+        if ending in done:
+            observe.log().info("stopping", waiting=sum(s.lane.waiting for s in dispatch.roster.seats()))
+            watches.stop()
+            work[0].cancel()
+            await _drain(dispatch)
+        for task in [*work, ending]:
+            task.cancel()
+        await asyncio.wait(work, timeout=5)
+        await dispatch.roster.close()
+        for task in done - {ending}:
+            task.result()
+
+
+async def _ready(kube: Kube, dispatch: Dispatch) -> Kinds:
+    """Wait for our CRDs, read the ledger, meet every target and namespace."""
+    told = False
+    while True:
+        kinds = await served(kube)
+        if {(api.GROUP, "trackingtargets"), (api.GROUP, "trackedruns")} <= kinds:
+            break
+        if not told:
+            observe.log().warning("no CRDs", cause="apply crds/ first: kubectl apply --server-side -f crds/; waiting")
+            told = True
+        await asyncio.sleep(5)
+    await dispatch.load()
+    async for page in kube.pages("/api/v1/namespaces"):
+        for item in page.get("items", ()):
+            dispatch.saw_namespace(item, deleted=False)
+    for kind, plural in (("TrackingTarget", "trackingtargets"), ("ClusterTrackingTarget", "clustertrackingtargets")):
+        async for page in kube.pages(f"{TRACKED_RUNS}/{plural}"):
+            for item in page.get("items", ()):
+                dispatch.saw_target(api.decode_target({"apiVersion": api.API_VERSION, **item, "kind": kind}), deleted=False)
+    return kinds
+
+
+async def served(kube: Kube) -> Kinds:
+    """(group, plural) of all that we watch and the API server has."""
+    kinds = {("", "namespaces"), ("", "pods")}
+    for group, version in ((api.GROUP, api.VERSION), ("argoproj.io", "v1alpha1")):
+        try:
+            found: Any = await kube.get(f"/apis/{group}/{version}")
+        except ApiError as error:
+            if error.status != 404:
+                raise
+            continue
+        kinds |= {(group, r["name"]) for r in found.get("resources", ()) if "/" not in r["name"]}
+    return frozenset(kinds)
+
+
+async def _look_after(kube: Kube, dispatch: Dispatch, watches: Watches) -> None:
+    """New kinds, stuck pods, and a survey now and then."""
+    loop = asyncio.get_running_loop()
+    next_survey, next_stuck = loop.time() + SURVEY_EVERY_S, loop.time() + STUCK_EVERY_S
+    while True:
+        await asyncio.sleep(KINDS_EVERY_S)
+        try:
+            kinds = await served(kube)
+            if kinds != watches.kinds:
+                observe.log().info("kinds changed", kinds=sorted(p for _, p in kinds))
+                watches.watch(kinds)
+            if loop.time() >= next_stuck:
+                next_stuck = loop.time() + STUCK_EVERY_S
+                await dispatch.look_for_stuck()
+        except KubeError as error:
+            observe.log().warning("api server", cause=str(error))
+        if loop.time() >= next_survey:
+            next_survey = loop.time() + SURVEY_EVERY_S
+            dispatch.resurvey.set()
+
+
+async def _cluster_uid(kube: Kube) -> str:
+    """The name of this cluster in every key: the uid of kube-system. Waits for the API server if need be."""
+    told = False
+    while True:
+        try:
+            body = await kube.get("/api/v1/namespaces/kube-system")
+            return str(body["metadata"]["uid"])
+        except KubeError as error:
+            if isinstance(error, ApiError) and error.status in (401, 403):
+                raise
+            if not told:
+                observe.log().warning("waiting for the API server", cause=str(error))
+                told = True
+            await asyncio.sleep(2)
+
+
+async def _drain(dispatch: Dispatch) -> None:
+    """What is under way may end; nothing depends on it."""
+    end = asyncio.get_running_loop().time() + DRAIN_S
+    while asyncio.get_running_loop().time() < end:
+        if not any(seat.ready and seat.lane.busy for seat in dispatch.roster.seats()):
+            return
+        await asyncio.sleep(0.1)

@@ -1,0 +1,235 @@
+"""The watches: kopf in a thread and an event loop of its own, so that it can die and be started again alone.
+
+kopf ends as a whole on a 403, on an in-stream error and when a list's continue token expires, and when it stops it
+cancels every task of its loop (kubernetes.md §1). Here that costs a restart of the watches and nothing else: handlers
+only say to the other loop what they saw, and after each restart the survey finds what was missed meanwhile.
+
+Users' objects are watched with ``on.event`` only, which stores nothing: no finalizer, no annotation, no patch.
+"""
+
+import asyncio
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+import kopf
+
+from pipetrail import api, observe
+from pipetrail.delivery.dispatch import Dispatch
+from pipetrail.kube import Kube
+from pipetrail.settings import Settings
+from pipetrail.sources import argo
+
+RESTART_FIRST_S: Final = 1.0
+RESTART_MOST_S: Final = 30.0
+ENDED_PODS: Final = "status.phase!=Pending,status.phase!=Running"
+COMPLETE_RESULTS: Final = "workflows.argoproj.io/report-outputs-completed=true"
+Kinds = frozenset[tuple[str, str]]  # (group, plural) of what the API server has
+
+
+class NothingStored(kopf.DiffBaseStorage):
+    """kopf's memory of an object's last state: none (and so no deep copies of each body)."""
+
+    def build(self, **_: Any) -> Any:
+        """No essence."""
+        return {}
+
+    def fetch(self, **_: Any) -> Any:
+        """Nothing was ever stored."""
+        return {}
+
+    async def store(self, **_: Any) -> None:
+        """Store nothing."""
+
+
+class NoProgress(kopf.ProgressStorage):
+    """kopf's memory of handlers' progress: none."""
+
+    def fetch(self, **_: Any) -> Any:
+        """Nothing was ever stored."""
+        return None
+
+    def store(self, **_: Any) -> None:
+        """Store nothing."""
+
+    def purge(self, **_: Any) -> None:
+        """Nothing to purge."""
+
+    def touch(self, **_: Any) -> None:
+        """Nothing to touch."""
+
+    def clear(self, *, essence: Any) -> Any:
+        """The essence as it is."""
+        return essence
+
+
+def tuned() -> kopf.OperatorSettings:
+    """kopf as measured: small pages, short-lived workers, the server filters what it can."""
+    tuning = kopf.OperatorSettings()
+    tuning.scanning.disabled = True
+    tuning.peering.standalone = True
+    tuning.posting.enabled = False
+    tuning.watching.chunk_size = 250
+    tuning.watching.server_timeout, tuning.watching.client_timeout = 300, 330
+    tuning.watching.connect_timeout = 10
+    tuning.queueing.idle_timeout = 0.1
+    tuning.networking.request_timeout = 60
+    tuning.networking.error_backoffs = (1, 1, 2, 3, 5, 8, 13, 21, 30)
+    tuning.watching.label_selectors["pods"] = "workflows.argoproj.io/workflow"
+    tuning.watching.field_selectors["pods"] = ENDED_PODS
+    tuning.watching.label_selectors["workflowtaskresults"] = COMPLETE_RESULTS
+    tuning.persistence.diffbase_storage, tuning.persistence.progress_storage = NothingStored(), NoProgress()
+    tuning.persistence.finalizer = f"{api.GROUP}/never-used"
+    return tuning
+
+
+class Sink:
+    """Where handlers put what they saw: the methods of Dispatch, called in the delivery's own loop."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, dispatch: Dispatch, marks: dict[str, argo.Mark]) -> None:
+        self._loop = loop
+        self._dispatch = dispatch
+        self._marks = marks
+
+    def workflow(self, kind: str | None, body: Mapping[str, Any]) -> None:
+        """A Workflow event; repeats that change nothing that we read go no further."""
+        header = argo.header(body)
+        deleted = kind == "DELETED"
+        mark = argo.mark(body)
+        if deleted:
+            self._marks.pop(header.uid, None)
+        elif self._marks.get(header.uid) == mark:
+            return
+        else:
+            self._marks[header.uid] = mark
+        self._call(self._dispatch.saw_run, header, dict(body) if deleted else None, deleted=deleted, listed=kind is None)
+
+    def pod(self, kind: str | None, body: Mapping[str, Any]) -> None:
+        """A pod that has ended."""
+        facts = argo.pod_facts(body)
+        if facts is not None:
+            self._call(self._dispatch.saw_pod, facts, listed=kind is None)
+
+    def result(self, kind: str | None, body: Mapping[str, Any]) -> None:
+        """A WorkflowTaskResult that is complete; that it goes away says nothing (README of the recordings, 7)."""
+        facts = argo.result_facts(body)
+        if facts is not None and kind != "DELETED":
+            self._call(self._dispatch.saw_result, facts, listed=kind is None)
+
+    def target(self, kind: str | None, body: Mapping[str, Any]) -> None:
+        """A TrackingTarget or ClusterTrackingTarget."""
+        self._call(self._dispatch.saw_target, api.decode_target(body), deleted=kind == "DELETED")
+
+    def namespace(self, kind: str | None, body: Mapping[str, Any]) -> None:
+        """A Namespace."""
+        meta = {k: body["metadata"].get(k) for k in ("name", "labels", "annotations")}
+        self._call(self._dispatch.saw_namespace, {"metadata": meta}, deleted=kind == "DELETED")
+
+    def _call(self, method: Callable[..., None], *args: Any, **kwargs: Any) -> None:
+        self._loop.call_soon_threadsafe(lambda: method(*args, **kwargs))
+
+
+def registry(sink: Sink, kinds: Kinds, kube: Kube) -> kopf.OperatorRegistry:
+    """Handlers of a few lines for each kind that the API server has."""
+    handlers = kopf.OperatorRegistry()
+
+    @kopf.on.login(registry=handlers)
+    async def login(**_: Any) -> kopf.ConnectionInfo:
+        credentials = await kube.credentials()
+        return kopf.ConnectionInfo(**credentials)
+
+    def serve(group: str, plural: str, version: str, receive: Callable[[str | None, Mapping[str, Any]], None]) -> None:
+        if (group, plural) not in kinds:
+            return
+
+        async def seen(event: Any, **_: Any) -> None:
+            receive(event["type"], event["object"])
+
+        kopf.on.event(*([group] if group else []), version, plural, id=f"seen-{plural}", registry=handlers)(seen)
+
+    serve(api.GROUP, "trackingtargets", api.VERSION, sink.target)
+    serve(api.GROUP, "clustertrackingtargets", api.VERSION, sink.target)
+    serve("", "namespaces", "v1", sink.namespace)
+    serve("", "pods", "v1", sink.pod)
+    serve("argoproj.io", "workflows", "v1alpha1", sink.workflow)
+    serve("argoproj.io", "workflowtaskresults", "v1alpha1", sink.result)
+    return handlers
+
+
+class Watches:
+    """Runs kopf until told to stop; starts it again when it ends, and with other kinds when those change."""
+
+    def __init__(self, settings: Settings, context: str | None, dispatch: Dispatch, kinds: Kinds) -> None:
+        self._settings = settings
+        self._context = context
+        self._dispatch = dispatch
+        self._marks: dict[str, argo.Mark] = {}
+        self._stop = threading.Event()
+        self._kinds = kinds
+        self.restarts = 0
+
+    @property
+    def kinds(self) -> Kinds:
+        """What is being watched now."""
+        return self._kinds
+
+    async def run(self) -> None:
+        """Watch until cancelled. Ends of kopf are logged, counted and survived."""
+        loop = asyncio.get_running_loop()
+        pause_s = RESTART_FIRST_S
+        while True:
+            began = loop.time()
+            error = await self._once(loop, self._kinds)
+            self.restarts += 1
+            observe.count("watch_restarts")
+            observe.log().warning("watches ended", cause=error or "stopped", again_in_s=pause_s)
+            pause_s = RESTART_FIRST_S if loop.time() - began > 60 else min(pause_s * 2, RESTART_MOST_S)
+            self._marks.clear()
+            await asyncio.sleep(pause_s)
+            self._dispatch.resurvey.set()
+
+    async def _once(self, loop: asyncio.AbstractEventLoop, kinds: Kinds) -> str:
+        done: asyncio.Future[str] = loop.create_future()
+        stop = threading.Event()
+
+        def finish(text: str) -> None:
+            if not done.done():
+                done.set_result(text)
+
+        def work() -> None:
+            text = ""
+            try:
+                asyncio.run(self._operate(loop, kinds, stop))
+            except BaseException as error:  # noqa: BLE001  whatever ends kopf ends only this thread, and is said
+                text = f"{type(error).__name__}: {error}"[:300]
+            loop.call_soon_threadsafe(finish, text)
+
+        threading.Thread(target=work, name="watches", daemon=True).start()
+        self._stop = stop
+        try:
+            return await done
+        finally:
+            stop.set()
+
+    async def _operate(self, loop: asyncio.AbstractEventLoop, kinds: Kinds, stop: threading.Event) -> None:
+        kube = await Kube.connect(self._context)
+        try:
+            await kopf.operator(
+                registry=registry(Sink(loop, self._dispatch, self._marks), kinds, kube),
+                settings=tuned(),
+                clusterwide=not self._settings.watch_namespaces,
+                namespaces=self._settings.watch_namespaces,
+                stop_flag=stop,
+            )
+        finally:
+            await kube.close()
+
+    def watch(self, kinds: Kinds) -> None:
+        """Watch other kinds from now on: kopf is started again with them."""
+        self._kinds = kinds
+        self.stop()
+
+    def stop(self) -> None:
+        """Ask kopf to end; :meth:`run` starts it again unless it is cancelled."""
+        self._stop.set()
+

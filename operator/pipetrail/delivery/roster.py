@@ -1,0 +1,307 @@
+"""The roster: every target that exists, its lane, and what its conditions say.
+
+A target is looked after by one task: it resolves the references, makes the connection, asks the tracker who it is, and
+then lets the lane run. While something is wrong it looks again every 30 s, else every 5 minutes, so a rotated Secret
+or a mended tracker needs no restart and no watch on Secrets.
+"""
+
+import asyncio
+import base64
+import binascii
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+from pipetrail import api, observe, targets
+from pipetrail.api import ConfigMapKeyRef, Condition, SecretKeyRef, SyncCounts, TargetRef, TargetSpec, TargetStatus
+from pipetrail.delivery import ledger as ledgers
+from pipetrail.delivery.courier import Courier
+from pipetrail.delivery.lane import Lane, Verdict
+from pipetrail.delivery.ledger import Ledger
+from pipetrail.kube import TRACKED_RUNS, ApiError, Kube, KubeError
+from pipetrail.settings import Settings
+from pipetrail.targets.target import Retry, Target, TargetError
+
+LOOK_TROUBLED_S: Final = 30.0
+LOOK_HEALTHY_S: Final = 300.0
+STATUS_EVERY_S: Final = 30.0
+Work = Callable[["Seat", str], Awaitable[Verdict]]
+
+
+class RefError(Exception):
+    """A reference of the target leads nowhere: `reason` as the condition ResolvedRefs says it."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class Seat:
+    """One target: its spec as we last saw it, its lane, and the connection while there is one."""
+
+    def __init__(self, found: api.FoundTarget, lane: Lane) -> None:
+        self.found = found
+        self.lane = lane
+        self.target: Target | None = None
+        self.courier: Courier | None = None
+        self.version = ""
+        self.conditions: dict[str, Condition] = {}
+        self.counts = SyncCounts()
+        self.written: TargetStatus | None = None
+        self.stir = asyncio.Event()
+        self.trouble: TargetError | None = None
+
+    @property
+    def ref(self) -> TargetRef:
+        """The target's identity."""
+        return self.found.ref
+
+    @property
+    def spec(self) -> TargetSpec:
+        """What it asks for."""
+        return self.found.spec
+
+    @property
+    def ready(self) -> bool:
+        """True if deliveries are running."""
+        return self.courier is not None and not self.lane.halted
+
+
+class Roster:
+    """Keeps a seat, a lane and an attendant task per target. `work` delivers one run for one seat."""
+
+    def __init__(self, kube: Kube, ledger: Ledger, settings: Settings, work: Work) -> None:
+        self._kube = kube
+        self._ledger = ledger
+        self._settings = settings
+        self._work = work
+        self._seats: dict[TargetRef, Seat] = {}
+        self._tasks: dict[TargetRef, asyncio.Task[None]] = {}
+
+    def seats(self) -> tuple[Seat, ...]:
+        """All targets, namespaced ones first: they take a run before a cluster's target of the same address."""
+        return tuple(sorted(self._seats.values(), key=lambda s: s.ref.kind, reverse=True))
+
+    def get(self, ref: TargetRef) -> Seat | None:
+        """One target, if it exists."""
+        return self._seats.get(ref)
+
+    def upsert(self, found: api.FoundTarget) -> bool:
+        """A target was added or changed. True if runs have to be looked at again."""
+        seat = self._seats.get(found.ref)
+        if seat is None:
+            delivery = found.spec.delivery
+            lane = Lane(
+                lambda key: self._work(self._seats[found.ref], key),
+                concurrency=delivery.concurrency,
+                requests_per_second=delivery.requests_per_second,
+            )
+            lane.halt()
+            seat = self._seats[found.ref] = Seat(found, lane)
+            self._tasks[found.ref] = asyncio.create_task(self._serve(seat), name=f"target {found.ref}")
+            return True
+        if found.generation == seat.found.generation and found.uid == seat.found.uid:
+            return False
+        seat.found = found
+        seat.lane.limit(
+            concurrency=found.spec.delivery.concurrency, requests_per_second=found.spec.delivery.requests_per_second
+        )
+        seat.lane.halt()
+        seat.courier = None
+        seat.stir.set()
+        return True
+
+    async def invalid(self, invalid: api.InvalidTarget) -> None:
+        """A target that no version of ours can read: say so on the object, once."""
+        await self.remove(invalid.ref)
+        condition = _condition("Accepted", "False", invalid.reason, invalid.message, invalid.generation, None)
+        ready = _condition("Ready", "False", invalid.reason, invalid.message, invalid.generation, None)
+        status = TargetStatus(observed_generation=invalid.generation, conditions=(condition, ready))
+        await self._patch(invalid.ref, status)
+
+    async def remove(self, ref: TargetRef) -> None:
+        """A target is gone: its lane stops at once; what it had open is stopped by the caller."""
+        seat = self._seats.pop(ref, None)
+        task = self._tasks.pop(ref, None)
+        if task is not None:
+            task.cancel()
+            await asyncio.wait([task], timeout=5)
+        if seat is not None and seat.target is not None:
+            await seat.target.close()
+
+    async def close(self) -> None:
+        """Stop every lane and give the connections back."""
+        for ref in list(self._seats):
+            await self.remove(ref)
+
+    def troubled(self, seat: Seat, trouble: TargetError) -> None:
+        """A delivery met something that concerns the whole target: look after it now."""
+        seat.trouble = trouble
+        seat.courier = None
+        seat.lane.halt()
+        seat.stir.set()
+
+    async def count(self, seat: Seat, counts: SyncCounts) -> None:
+        """Show how many runs are where (the caller asks for this at most every 30 s)."""
+        seat.counts = counts
+        await self._show(seat)
+
+    async def _serve(self, seat: Seat) -> None:
+        lane = asyncio.create_task(seat.lane.run(), name=f"lane {seat.ref}")
+        try:
+            while True:
+                healthy = await self._attend(seat)
+                seat.stir.clear()
+                try:
+                    async with asyncio.timeout(LOOK_HEALTHY_S if healthy else LOOK_TROUBLED_S):
+                        await seat.stir.wait()
+                except TimeoutError:
+                    pass
+        finally:
+            lane.cancel()
+            await asyncio.wait([lane], timeout=5)
+
+    async def _attend(self, seat: Seat) -> bool:
+        """One look at a target: true if it works. Never raises: what is wrong becomes a condition."""
+        if seat.trouble is not None:
+            trouble, seat.trouble = seat.trouble, None
+            await self._say(seat, trouble.reason, trouble.message)
+            # What the tracker refused a moment ago it will refuse again: give it its 30 s.
+            return False
+        if seat.spec.suspend:
+            seat.lane.halt()
+            await self._say(seat, "Suspended", "spec.suspend is true: runs wait, nothing is sent")
+            return True
+        try:
+            connected = await targets.connect(seat.spec.backend, lambda ref: self._resolve(seat, ref))
+        except RefError as error:
+            await self._say(seat, error.reason, str(error), resolved=False)
+            return False
+        except TargetError as error:
+            await self._say(seat, error.reason, error.message)
+            return False
+        try:
+            health = await connected.check()
+        except Retry as error:
+            # It may be back any moment, and lane's breaker probes more often than we look: let it.
+            health, reason, message = None, "Unreachable", error.message
+        except TargetError as error:
+            await connected.close()
+            await self._say(seat, error.reason, error.message)
+            return False
+        else:
+            reason, message = "Ready", "runs are recorded as they complete"
+            seat.version = health.version
+        old, seat.target = seat.target, connected
+        seat.courier = Courier(connected, self._ledger, seat.lane.limiter, observe.count)
+        if old is not None:
+            await old.close()
+        if seat.lane.halted or health is not None:
+            seat.lane.resume()
+        await self._say(seat, reason, message)
+        return health is not None
+
+    async def _resolve(self, seat: Seat, ref: SecretKeyRef | ConfigMapKeyRef) -> str:
+        """The text behind a reference, in the target's namespace or, for the cluster's kind, the operator's."""
+        namespace = seat.ref.namespace or self._settings.namespace
+        kind, plural = ("Secret", "secrets") if isinstance(ref, SecretKeyRef) else ("ConfigMap", "configmaps")
+        where = f"{kind} {ref.name} in namespace {namespace}"
+        try:
+            body = await self._kube.get(f"/api/v1/namespaces/{namespace}/{plural}/{ref.name}")
+        except ApiError as error:
+            if error.status == 404:
+                raise RefError(f"{kind}NotFound", f"there is no {where}: create it, or mend the reference") from None
+            raise RefError(
+                "RefForbidden", f"the operator may not read {where}: bind it a Role that gets {plural}"
+            ) from None
+        except KubeError as error:
+            raise RefError("RefForbidden", f"{where} could not be read: {error}") from None
+        value = (body.get("data") or {}).get(ref.key)
+        if value is None:
+            there = ", ".join(sorted(body.get("data") or {})) or "none"
+            raise RefError(f"{kind}KeyNotFound", f"{where} has no key {ref.key!r} (it has: {there})")
+        if kind == "ConfigMap":
+            return str(value)
+        try:
+            return base64.b64decode(value).decode().strip()
+        except (binascii.Error, UnicodeDecodeError):
+            raise RefError("SecretKeyNotFound", f"{where}: key {ref.key!r} is not text") from None
+
+    async def _say(self, seat: Seat, reason: str, message: str, *, resolved: bool = True) -> None:
+        """Conditions and, on a transition, one Event and one log line."""
+        generation = seat.found.generation
+        good = reason in ("Ready", "Suspended")
+        refs = ("True", "ResolvedRefs", "") if resolved else ("False", reason, message)
+        reach = (
+            ("True", "Reachable", f"version {seat.version}") if reason == "Ready"
+            else ("Unknown", "Pending", "") if reason == "Suspended" or not resolved
+            else ("False", reason, message)
+        )  # fmt: skip
+        ready = ("True" if reason == "Ready" else "False", reason, message)
+        before = seat.conditions.get("Ready")
+        for kind, (status, why, text) in (
+            ("Accepted", ("True", "Accepted", "")), ("ResolvedRefs", refs), ("Reachable", reach), ("Ready", ready),
+        ):  # fmt: skip
+            seat.conditions[kind] = _condition(kind, status, why, text, generation, seat.conditions.get(kind))
+        if before is None or (before.status, before.reason) != (ready[0], reason):
+            observe.log().info("target", target=str(seat.ref), ready=ready[0], reason=reason, cause=message)
+            await self._event(seat, "Normal" if good else "Warning", reason, message)
+        await self._show(seat)
+
+    async def _show(self, seat: Seat) -> None:
+        backend = next((name for name in ("mlflow",) if getattr(seat.spec.backend, name)), "")
+        status = TargetStatus(
+            observed_generation=seat.found.generation, conditions=tuple(seat.conditions.values()), backend=backend,
+            version=seat.version, sync=seat.counts,
+        )  # fmt: skip
+        if status != seat.written and await self._patch(seat.ref, status):
+            seat.written = status
+
+    async def _patch(self, ref: TargetRef, status: TargetStatus) -> bool:
+        try:
+            await self._kube.patch(f"{path(ref)}/status", {"status": api.to_json(status)})
+        except KubeError as error:
+            observe.log().warning("status not written", target=str(ref), cause=str(error))
+            return False
+        return True
+
+    async def _event(self, seat: Seat, kind: str, reason: str, message: str) -> None:
+        involved = {
+            "apiVersion": api.API_VERSION, "kind": seat.ref.kind, "name": seat.ref.name, "uid": seat.found.uid,
+            **({"namespace": seat.ref.namespace} if seat.ref.namespace else {}),
+        }  # fmt: skip
+        await post_event(self._kube, seat.ref.namespace or "default", involved, kind, reason, message)
+
+
+async def post_event(
+    kube: Kube, namespace: str, involved: dict[str, Any], kind: str, reason: str, message: str
+) -> None:
+    """One core/v1 Event; that it can't be posted is a log line, never a failure."""
+    now = ledgers.now()
+    body = {
+        "metadata": {"generateName": f"{involved['name'][:50]}.", "namespace": namespace},
+        "involvedObject": involved, "type": kind, "reason": reason, "message": message[:1000],
+        "source": {"component": "pipetrail"}, "reportingComponent": "pipetrail.dev/operator",
+        "firstTimestamp": now, "lastTimestamp": now, "count": 1,
+    }  # fmt: skip
+    try:
+        await kube.post(f"/api/v1/namespaces/{namespace}/events", body)
+    except KubeError as error:
+        observe.log().warning("event not posted", object=involved["name"], cause=str(error))
+
+
+def path(ref: TargetRef) -> str:
+    """Where a target stands in the API."""
+    if ref.kind == "ClusterTrackingTarget":
+        return f"{TRACKED_RUNS}/clustertrackingtargets/{ref.name}"
+    return f"{TRACKED_RUNS}/namespaces/{ref.namespace}/trackingtargets/{ref.name}"
+
+
+def _condition(
+    kind: Any, status: Any, reason: str, message: str, generation: int, before: Condition | None
+) -> Condition:
+    same = before is not None and before.status == status
+    since = before.last_transition_time if before is not None and same else ledgers.now()
+    return Condition(
+        type=kind, status=status, reason=reason, message=message[:1000], observed_generation=generation,
+        last_transition_time=since,
+    )  # fmt: skip

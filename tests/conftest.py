@@ -1,0 +1,60 @@
+"""What all tests share: the tiers, the line about each at the end, and the rule that CI skips nothing."""
+
+import os
+from collections import Counter, defaultdict
+
+import pytest
+
+TIERS = ("unit", "mlflow", "api", "node")
+SEES = {
+    "unit": "pure code and the command line",
+    "mlflow": "a real MLflow server",
+    "api": "a real API server and S3 store",
+    "node": "real pods and Argo's controller",
+}
+IN_CI = os.environ.get("CI", "").lower() in ("1", "true", "yes")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--context", help="kubeconfig context of a cluster to use; nothing is built then")
+
+
+def tier_of(keywords) -> str:
+    """The most demanding part that a test needs."""
+    return next((tier for tier in reversed(TIERS) if tier in keywords), "unit")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Cheap tests first, so that a slip shows before a cluster is needed."""
+    items.sort(key=lambda item: TIERS.index(tier_of(item.keywords)))
+
+
+def pytest_terminal_summary(terminalreporter, exitstatus, config) -> None:  # noqa: ARG001
+    outcomes: dict[str, Counter[str]] = defaultdict(Counter)
+    seconds: Counter[str] = Counter()
+    for outcome in ("passed", "failed", "error", "skipped"):
+        for report in terminalreporter.stats.get(outcome, []):
+            tier = tier_of(report.keywords)
+            outcomes[tier]["failed" if outcome == "error" else outcome] += 1
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            if hasattr(report, "duration") and hasattr(report, "keywords"):
+                seconds[tier_of(report.keywords)] += report.duration
+    terminalreporter.section("tiers")
+    for tier in TIERS:
+        n = outcomes[tier]
+        terminalreporter.write_line(
+            f"{tier:7} {n['passed']:5} passed {n['failed']:4} failed {n['skipped']:4} skipped {seconds[tier]:7.1f} s"
+            f"   {SEES[tier]}"
+        )
+
+
+@pytest.hookimpl(hookwrapper=True, tryfirst=True)
+def pytest_runtest_makereport(item: pytest.Item):
+    """In CI a skipped test that names a tier is a failure: there the machine has what it needs."""
+    outcome = yield
+    report = outcome.get_result()
+    if IN_CI and report.skipped and tier_of(item.keywords) != "unit" and not hasattr(report, "wasxfail"):
+        report.outcome = "failed"
+        report.longrepr = f"skipped in CI: {report.longrepr}"

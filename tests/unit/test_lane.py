@@ -1,0 +1,136 @@
+"""The lane: keyed, bounded, fair to its tracker. The clock is looptime's, so minutes pass at once."""
+
+import asyncio
+import contextlib
+import random
+
+import pytest
+
+from pipetrail.delivery.lane import Done, Halt, Lane, Later, Limiter, Verdict, backoff_s
+
+pytestmark = pytest.mark.looptime
+
+
+class Desk:
+    """Does the work of a lane by a script of verdicts, and writes down when each key was worked on."""
+
+    def __init__(self, script: dict[str, list[Verdict]] | None = None, takes_s: float = 0.0) -> None:
+        self.script = script or {}
+        self.takes_s = takes_s
+        self.done: list[tuple[float, str]] = []
+        self.together = 0
+        self.most_together = 0
+
+    async def work(self, key: str) -> Verdict:
+        self.together += 1
+        self.most_together = max(self.most_together, self.together)
+        self.done.append((asyncio.get_running_loop().time(), key))
+        await asyncio.sleep(self.takes_s)
+        self.together -= 1
+        verdicts = self.script.get(key, [])
+        return verdicts.pop(0) if verdicts else Done()
+
+    @property
+    def keys(self) -> list[str]:
+        return [key for _, key in self.done]
+
+
+@contextlib.asynccontextmanager
+async def running(desk: Desk, *, concurrency: int = 2):
+    lane = Lane(desk.work, concurrency=concurrency, requests_per_second=1000)
+    task = asyncio.create_task(lane.run())
+    yield lane
+    task.cancel()
+    await asyncio.wait([task])
+
+
+async def test_a_key_that_is_offered_many_times_waits_once() -> None:
+    desk = Desk()
+    async with running(desk) as lane:
+        for _ in range(100):
+            lane.offer("a")
+        await asyncio.sleep(1)
+    assert desk.keys == ["a"]
+
+
+async def test_news_during_the_work_on_a_key_makes_one_more_turn_afterwards() -> None:
+    desk = Desk(takes_s=1.0)
+    async with running(desk) as lane:
+        lane.offer("a")
+        await asyncio.sleep(0.5)
+        lane.offer("a")
+        lane.offer("a")
+        await asyncio.sleep(10)
+    assert [round(at, 1) for at, _ in desk.done] == [0.0, 1.0]
+
+
+async def test_never_more_than_its_concurrency_are_worked_on() -> None:
+    desk = Desk(takes_s=1.0)
+    async with running(desk, concurrency=3) as lane:
+        for n in range(9):
+            lane.offer(f"k{n}")
+        await asyncio.sleep(10)
+    assert (desk.most_together, len(desk.done)) == (3, 9)
+
+
+async def test_retry_after_is_honoured_and_news_does_not_shorten_it() -> None:
+    desk = Desk({"a": [Later(after_s=30.0)]})
+    async with running(desk) as lane:
+        lane.offer("a")
+        await asyncio.sleep(1)
+        lane.offer("a", after_s=40)
+        await asyncio.sleep(100)
+    assert [round(at) for at, _ in desk.done] == [0, 30]
+
+
+async def test_a_planned_second_look_lets_news_through_at_once() -> None:
+    desk = Desk({"a": [Later(after_s=60.0, trouble=False)]}, takes_s=1.0)
+    async with running(desk) as lane:
+        lane.offer("a")
+        await asyncio.sleep(0.5)
+        lane.offer("a")
+        await asyncio.sleep(5)
+    assert [round(at, 1) for at, _ in desk.done] == [0.0, 1.0]
+
+
+async def test_after_three_failures_in_a_row_one_key_at_a_time_is_tried_until_one_gets_through() -> None:
+    down = [Later()] * 5
+    desk = Desk({f"k{n}": list(down) for n in range(20)}, takes_s=0.1)
+    async with running(desk, concurrency=8) as lane:
+        for n in range(20):
+            lane.offer(f"k{n}")
+        await asyncio.sleep(0.2)
+        burst = len(desk.done)
+        desk.most_together = 0
+        await asyncio.sleep(30)
+        assert (burst <= 8, desk.most_together) == (True, 1)
+        desk.script.clear()
+        await asyncio.sleep(120)
+        assert (lane.waiting, lane.breaker) == (0, "Closed")
+        assert set(desk.keys) == {f"k{n}" for n in range(20)}
+
+
+async def test_a_halted_lane_keeps_its_keys_and_starts_them_at_once_when_resumed() -> None:
+    desk = Desk({"a": [Halt()]})
+    async with running(desk, concurrency=1) as lane:
+        lane.offer("a")
+        lane.offer("b")
+        await asyncio.sleep(100)
+        assert (desk.keys, lane.waiting) == (["a"], 2)
+        lane.resume()
+        await asyncio.sleep(0.1)
+    assert sorted(desk.keys) == ["a", "a", "b"]
+
+
+async def test_a_limiter_spreads_what_exceeds_a_second_s_worth() -> None:
+    limiter = Limiter(10)
+    began = asyncio.get_running_loop().time()
+    for _ in range(30):
+        await limiter.acquire()
+    assert 1.9 <= asyncio.get_running_loop().time() - began <= 3.1
+
+
+def test_backoff_is_full_jitter_up_to_its_cap() -> None:
+    rng = random.Random(7)
+    pauses = [backoff_s(n, rng=rng) for n in range(1, 40) for _ in range(20)]
+    assert (min(pauses) >= 0.05, max(pauses) <= 300.0, max(pauses) > 250.0) == (True, True, True)
