@@ -1,0 +1,63 @@
+"""The API, group ``pipetrail.dev/v1alpha1``: the only place where its kinds are defined. crds/*.yaml is generated.
+
+`target` and `trackedrun` hold the types, `rules` what is more than a type, `crds` and `schema` make the CRDs of them,
+`decode` reads targets that may have come past the API server's rules, `conditions` says what each reason means.
+"""
+
+from pipetrail.api.crds import crds, to_yaml
+from pipetrail.api.decode import FoundTarget, InvalidTarget, decode_target
+from pipetrail.api.model import API_VERSION, GROUP, VERSION, Model
+from pipetrail.api.rules import seconds
+from pipetrail.api.status import Condition, SyncCounts, TargetStatus
+from pipetrail.api.target import (
+    EXPERIMENT_ANNOTATION,
+    RUN_NAME_ANNOTATION,
+    TAGS_ANNOTATION,
+    TARGETS_ANNOTATION,
+    TRACK_LABEL,
+    Backend,
+    BasicAuth,
+    CaBundleRef,
+    Capture,
+    ClusterTargetSpec,
+    ConfigMapKeyRef,
+    Delivery,
+    Files,
+    LabelSelector,
+    MlflowAuth,
+    MlflowBackend,
+    Naming,
+    Policy,
+    Redact,
+    Requirement,
+    RunPolicy,
+    SecretKeyRef,
+    Select,
+    TargetKind,
+    TargetRef,
+    TargetSpec,
+)
+from pipetrail.api.trackedrun import (
+    MAX_CHANGES,
+    RESEND_ANNOTATION,
+    Changes,
+    Claim,
+    RunRef,
+    StatusChange,
+    StatusPartial,
+    SyncPhase,
+    TrackedRunSpec,
+    TrackedRunStatus,
+    to_json,
+    tracked_run_name,
+)
+
+__all__ = [
+    "API_VERSION", "EXPERIMENT_ANNOTATION", "GROUP", "MAX_CHANGES", "RESEND_ANNOTATION", "RUN_NAME_ANNOTATION",
+    "TAGS_ANNOTATION", "TARGETS_ANNOTATION", "TRACK_LABEL", "VERSION", "Backend", "BasicAuth", "CaBundleRef", "Capture",
+    "Changes", "Claim", "ClusterTargetSpec", "Condition", "ConfigMapKeyRef", "Delivery", "Files", "FoundTarget",
+    "InvalidTarget", "LabelSelector", "MlflowAuth", "MlflowBackend", "Model", "Naming", "Policy", "Redact",
+    "Requirement", "RunPolicy", "RunRef", "SecretKeyRef", "Select", "StatusChange", "StatusPartial", "SyncCounts",
+    "SyncPhase", "TargetKind", "TargetRef", "TargetSpec", "TargetStatus", "TrackedRunSpec", "TrackedRunStatus",
+    "crds", "decode_target", "seconds", "to_json", "to_yaml", "tracked_run_name",
+]  # fmt: skip

@@ -1,0 +1,45 @@
+"""What the operator says of a target: conditions, and counts at most every 30 s. Live numbers belong to metrics."""
+
+from typing import Annotated, Literal
+
+from msgspec import Meta
+
+from pipetrail.api.model import Model, doc, listed
+
+
+class Condition(Model, frozen=True, kw_only=True, omit_defaults=False):
+    """Kubernetes' condition; docs/conditions.md lists every reason and what to do about it."""
+
+    type: Literal["Accepted", "ResolvedRefs", "Reachable", "Ready"]
+    status: Literal["True", "False", "Unknown"]
+    reason: Annotated[str, doc("Why, in one word: docs/conditions.md says what to do.", min_length=1, max_length=1024)]
+    message: Annotated[str, doc("Why, and the next step, for people.", max_length=32768)] = ""
+    observed_generation: Annotated[int, doc("The target's generation that this is about.", ge=0)] = 0
+    last_transition_time: Annotated[
+        str,
+        Meta(
+            description="Since when the status is what it is.", max_length=40, extra_json_schema={"format": "date-time"}
+        ),
+    ]
+
+
+class SyncCounts(Model, frozen=True, kw_only=True, omit_defaults=False):
+    """Runs of this target, counted at most every 30 s. Zeros are written: a merge patch keeps what it does not name."""
+
+    synced: Annotated[int, doc("Runs that are complete in the tracker.", ge=0)] = 0
+    pending: Annotated[int, doc("Runs that still have something to send.", ge=0)] = 0
+    failed: Annotated[int, doc("Runs that were given up; kubectl get trun shows why.", ge=0)] = 0
+    last_sync: Annotated[str, doc("When a run was last completed.", max_length=40)] = ""
+
+
+class TargetStatus(Model, frozen=True, kw_only=True, omit_defaults=False):
+    """What the operator knows of a target."""
+
+    observed_generation: Annotated[int, doc("The generation that was last looked at.", ge=0)] = 0
+    conditions: Annotated[
+        tuple[Condition, ...],
+        listed("Accepted, ResolvedRefs, Reachable and, as their sum, Ready.", most=8, kind="map", key="type"),
+    ] = ()
+    backend: Annotated[str, doc("The kind of tracker.", max_length=63)] = ""
+    version: Annotated[str, doc("The tracker's version, as it says itself.", max_length=200)] = ""
+    sync: Annotated[SyncCounts, doc("Runs of this target.")] = SyncCounts()

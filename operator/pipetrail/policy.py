@@ -1,0 +1,201 @@
+"""Which targets get a run, by which rule, and what is fixed for it from then on. Pure.
+
+Every decision carries the name of the rule that made it and a sentence, for ``pipetrail explain`` and for logs. What
+authors of runs write (a label, an annotation) narrows what a target takes and never widens it; what stands on the run
+comes before its template's, and that before its namespace's.
+"""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from fnmatch import fnmatchcase
+from typing import Final, Literal
+from urllib.parse import urlsplit
+
+from pipetrail.api import (
+    TARGETS_ANNOTATION,
+    TRACK_LABEL,
+    Backend,
+    ClusterTargetSpec,
+    FoundTarget,
+    LabelSelector,
+    MlflowBackend,
+    Policy,
+    Requirement,
+    TargetSpec,
+)
+from pipetrail.record import Frozen
+
+KFP_RUN_LABEL: Final = "pipeline/runid"
+"""What Kubeflow Pipelines puts on the Workflows that it makes (pipelines: backend/src/common/util/consts.go)."""
+
+LeftRule = Literal[
+    "KubeflowPipelines", "OtherNamespace", "NamespaceNotSelected", "Sources", "RunSelector", "Pipelines", "OptOut",
+    "NotAmongTargets", "SameTracker", "EndedBeforeTarget",
+]  # fmt: skip
+TakenRule = Literal["Selected", "OptOutForbidden"]
+
+
+class RunFacts(Frozen, frozen=True):
+    """What is known of a run when it is decided about. `source` is the record's (``argo``), in any case.
+
+    `template` is the WorkflowTemplate or CronWorkflow that it was made from; its facts are empty if there is none.
+    """
+
+    source: str
+    namespace: str
+    name: str
+    pipeline: str
+    labels: Mapping[str, str] = {}
+    annotations: Mapping[str, str] = {}
+    template_labels: Mapping[str, str] = {}
+    template_annotations: Mapping[str, str] = {}
+    namespace_labels: Mapping[str, str] = {}
+    namespace_annotations: Mapping[str, str] = {}
+
+
+class Taken(Frozen, frozen=True):
+    """The target records the run, under this policy."""
+
+    policy: Policy
+    rule: TakenRule = "Selected"
+    why: str = "it selects the run"
+
+
+class Left(Frozen, frozen=True):
+    """The target leaves the run alone."""
+
+    rule: LeftRule
+    why: str
+
+
+Decision = Taken | Left
+
+
+def decide(run: RunFacts, target: FoundTarget, *, others: Iterable[FoundTarget] = ()) -> Decision:
+    """Does `target` record `run`? `others` are the other targets that exist: two never record it in one place."""
+    decision = _alone(run, target)
+    if isinstance(decision, Left):
+        return decision
+    place, rank = address(target.spec.backend), _rank(target)
+    for other in others:
+        same = other.ref != target.ref and _rank(other) < rank and address(other.spec.backend) == place
+        if same and isinstance(_alone(run, other), Taken):
+            return Left(rule="SameTracker", why=f"{other.ref} records it in the same tracker, {place}")
+    return decision
+
+
+def decide_all(run: RunFacts, targets: Sequence[FoundTarget]) -> tuple[tuple[FoundTarget, Decision], ...]:
+    """The decision of each target, in the order in which they were given: what ``explain`` shows."""
+    return tuple((target, decide(run, target, others=targets)) for target in targets)
+
+
+def pin(spec: TargetSpec) -> Policy:
+    """What is fixed for a run at its intent: an edit of the target applies to new runs only."""
+    return Policy(naming=spec.naming, capture=spec.capture, redact=spec.redact)
+
+
+def selects(selector: LabelSelector, labels: Mapping[str, str]) -> bool:
+    """Kubernetes' own semantics: all must hold, and a label that is not there is NotIn anything."""
+    exact = all(labels.get(key) == value for key, value in selector.match_labels.items())
+    return exact and all(_meets(requirement, labels) for requirement in selector.match_expressions)
+
+
+def address(backend: Backend) -> str:
+    """Where a tracker is, so that two spellings of one address are equal: case, default port, trailing slash, .svc."""
+    match backend:
+        case Backend(mlflow=MlflowBackend(tracking_uri=uri)):
+            parts = urlsplit(uri)
+            scheme, host = parts.scheme.lower(), (parts.hostname or "").rstrip(".")
+            host = host.removesuffix(".cluster.local") if host.endswith(".svc.cluster.local") else host
+            port = parts.port or {"http": 80, "https": 443}.get(scheme, 0)
+            return f"mlflow {scheme}://{host}:{port}{re.sub('/+', '/', parts.path).rstrip('/')}"
+        case _:
+            return ""
+
+
+def _alone(run: RunFacts, target: FoundTarget) -> Decision:
+    """The decision as if there were no other target: the first rule that leaves the run decides."""
+    spec, select = target.spec, target.spec.select
+    if KFP_RUN_LABEL in run.labels:
+        return Left(
+            rule="KubeflowPipelines",
+            why=f"it is a run of Kubeflow Pipelines (label {KFP_RUN_LABEL}), which a later version will record",
+        )
+    outside = _outside(run, target)
+    if outside is not None:
+        return outside
+    if select.sources and run.source.casefold() not in {source.casefold() for source in select.sources}:
+        return Left(
+            rule="Sources", why=f"spec.select.sources takes {', '.join(select.sources)}, and it is {run.source}"
+        )
+    if not selects(select.run_selector, run.labels):
+        return Left(rule="RunSelector", why="spec.select.runSelector does not match its labels")
+    if select.pipelines and not any(fnmatchcase(run.pipeline, glob) for glob in select.pipelines):
+        return Left(
+            rule="Pipelines",
+            why=f"none of spec.select.pipelines ({', '.join(select.pipelines)}) matches {run.pipeline}",
+        )
+    wish = _wish(run, target.ref.name)
+    policy = pin(spec)
+    if wish is None:
+        return Taken(policy=policy)
+    if spec.policy.opt_out == "Forbidden":
+        return Taken(policy=policy, rule="OptOutForbidden", why=f"{wish.why}, but spec.policy.optOut is Forbidden")
+    return wish
+
+
+def _outside(run: RunFacts, target: FoundTarget) -> Left | None:
+    if target.ref.kind == "TrackingTarget":
+        if run.namespace == target.ref.namespace:
+            return None
+        why = (
+            f"a TrackingTarget sees the runs of its own namespace, {target.ref.namespace}, and it is in {run.namespace}"
+        )
+        return Left(rule="OtherNamespace", why=why)
+    selector = target.spec.namespace_selector if isinstance(target.spec, ClusterTargetSpec) else None
+    if not selector:
+        why = "it has no spec.namespaceSelector and so takes no namespace; {} takes all"
+        return Left(rule="NamespaceNotSelected", why=why)
+    if selects(selector, run.namespace_labels):
+        return None
+    why = f"spec.namespaceSelector does not match the labels of namespace {run.namespace}"
+    return Left(rule="NamespaceNotSelected", why=why)
+
+
+def _wish(run: RunFacts, name: str) -> Left | None:
+    """What the run's author wants other than the target: the first place that says something decides."""
+    labels = (("the run", run.labels), ("its template", run.template_labels), ("its namespace", run.namespace_labels))
+    where, track = _first(labels, TRACK_LABEL)
+    if track.strip().casefold() == "false":
+        return Left(rule="OptOut", why=f'{where} says {TRACK_LABEL}: "{track}"')
+    annotations = (
+        ("the run", run.annotations),
+        ("its template", run.template_annotations),
+        ("its namespace", run.namespace_annotations),
+    )
+    where, names = _first(annotations, TARGETS_ANNOTATION)
+    if where and name not in {each.strip() for each in names.split(",")}:
+        return Left(rule="NotAmongTargets", why=f'{where} says {TARGETS_ANNOTATION}: "{names}"')
+    return None
+
+
+def _first(places: Iterable[tuple[str, Mapping[str, str]]], key: str) -> tuple[str, str]:
+    return next(((where, said[key]) for where, said in places if key in said), ("", ""))
+
+
+def _meets(requirement: Requirement, labels: Mapping[str, str]) -> bool:
+    value = labels.get(requirement.key)
+    match requirement.operator:
+        case "In":
+            return value is not None and value in requirement.values
+        case "NotIn":
+            return value is None or value not in requirement.values
+        case "Exists":
+            return value is not None
+        case "DoesNotExist":
+            return value is None
+
+
+def _rank(target: FoundTarget) -> tuple[bool, float, str]:
+    """Who comes first where two lead to one tracker: the namespaced one, then the older, then by name."""
+    return target.ref.kind != "TrackingTarget", target.created.timestamp(), target.ref.name
