@@ -50,3 +50,12 @@ def configure(*, form: str = "auto", level: str = "info", stream: TextIO | None 
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     # kopf logs each handled event at INFO, with the object's name; our own lines say what matters.
     logging.getLogger("kopf").setLevel(logging.ERROR if level != "debug" else logging.WARNING)
+
+
+def where(error: BaseException) -> str:
+    """Type and place of an error, without its text: that may hold a user's values."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    place = "?" if trace is None else f"{trace.tb_frame.f_code.co_filename.rsplit('/', 1)[-1]}:{trace.tb_lineno}"
+    return f"{type(error).__name__} at {place}"

@@ -33,7 +33,9 @@ async def run(settings: Settings, *, context: str | None = None, stop: asyncio.E
         loop.add_signal_handler(number, stopping.set)
     gc.freeze()
     gc.set_threshold(50_000, 50, 100)
-    async with await Kube.connect(context, on_write=lambda verb, plural: observe.count(f"api_write {verb} {plural}")) as kube:
+    async with await Kube.connect(
+        context, on_write=lambda verb, plural: observe.count(f"api_write {verb} {plural}")
+    ) as kube:
         cluster = settings.cluster or await _cluster_uid(kube)
         holder = f"{socket.gethostname()}/{os.getpid()}"
         dispatch = Dispatch(kube, Ledger(kube, holder), LiveReader(kube), settings, cluster)
@@ -46,7 +48,7 @@ async def run(settings: Settings, *, context: str | None = None, stop: asyncio.E
             asyncio.create_task(_look_after(kube, dispatch, watches), name="look after"),
         ]
         ending = asyncio.create_task(stopping.wait())
-        dispatch.resurvey.set()
+        dispatch.survey.due.set()
         done, _ = await asyncio.wait([*work, ending], return_when=asyncio.FIRST_COMPLETED)
         if ending in done:
             observe.log().info("stopping", waiting=sum(s.lane.waiting for s in dispatch.roster.seats()))
@@ -79,7 +81,9 @@ async def _ready(kube: Kube, dispatch: Dispatch) -> Kinds:
     for kind, plural in (("TrackingTarget", "trackingtargets"), ("ClusterTrackingTarget", "clustertrackingtargets")):
         async for page in kube.pages(f"{TRACKED_RUNS}/{plural}"):
             for item in page.get("items", ()):
-                dispatch.saw_target(api.decode_target({"apiVersion": api.API_VERSION, **item, "kind": kind}), deleted=False)
+                dispatch.saw_target(
+                    api.decode_target({"apiVersion": api.API_VERSION, **item, "kind": kind}), deleted=False
+                )
     return kinds
 
 
@@ -115,7 +119,7 @@ async def _look_after(kube: Kube, dispatch: Dispatch, watches: Watches) -> None:
             observe.log().warning("api server", cause=str(error))
         if loop.time() >= next_survey:
             next_survey = loop.time() + SURVEY_EVERY_S
-            dispatch.resurvey.set()
+            dispatch.survey.due.set()
 
 
 async def _cluster_uid(kube: Kube) -> str:

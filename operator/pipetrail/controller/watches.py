@@ -102,7 +102,7 @@ class Sink:
             return
         else:
             self._marks[header.uid] = mark
-        self._call(self._dispatch.saw_run, header, dict(body) if deleted else None, deleted=deleted, listed=kind is None)
+        self._call(self._dispatch.saw_run, header, dict(body) if deleted else None, listed=kind is None)
 
     def pod(self, kind: str | None, body: Mapping[str, Any]) -> None:
         """A pod that has ended."""
@@ -186,7 +186,7 @@ class Watches:
             pause_s = RESTART_FIRST_S if loop.time() - began > 60 else min(pause_s * 2, RESTART_MOST_S)
             self._marks.clear()
             await asyncio.sleep(pause_s)
-            self._dispatch.resurvey.set()
+            self._dispatch.survey.due.set()
 
     async def _once(self, loop: asyncio.AbstractEventLoop, kinds: Kinds) -> str:
         done: asyncio.Future[str] = loop.create_future()
@@ -232,4 +232,3 @@ class Watches:
     def stop(self) -> None:
         """Ask kopf to end; :meth:`run` starts it again unless it is cancelled."""
         self._stop.set()
-

@@ -146,7 +146,8 @@ class Courier:
                 raise
             progress.handles[run.key] = there
             progress.delivered[run.key] = plans.opened(run)
-        if parent is None and progress.entry.status.external_id != there.id:
+        status = progress.entry.status
+        if parent is None and (status.external_id != there.id or status.phase in ("Pending", "Stopped")):
             progress.entry = await self._ledger.write(
                 progress.entry, phase="Tracking", external_id=there.id, experiment_id=there.experiment_id,
                 url=there.url, opened_at=ledgers.now(), reason="", message="",

@@ -45,7 +45,12 @@ class Entry(Frozen, frozen=True):
     @property
     def settled(self) -> bool:
         """Nothing more is sent for it unless its run reopens or someone resends it."""
-        return self.status.phase in ("Synced", "Failed", "Stopped", "Skipped")
+        done = self.status.phase in ("Synced", "Failed", "Stopped", "Skipped")
+        return done and self.status.reason != "TargetDeleted"  # a target of the same name resumes it
+
+    def reopened(self, generation: str) -> bool:
+        """An ``argo retry``: the run that was delivered in one generation now runs, or has run, in another."""
+        return self.status.phase == "Synced" and bool(generation) and generation != self.status.generation
 
 
 class Lost(Exception):
@@ -72,7 +77,9 @@ class Ledger:
     ) -> tuple[Entry, bool]:
         """Write down that `run` will be recorded in `target`. The second value is false if that stood there already."""
         name = api.tracked_run_name(run.name, run.uid, target, attempt)
-        spec = TrackedRunSpec(run=run, target=target, policy=policy, attempt=attempt, supersedes=supersedes)
+        spec = TrackedRunSpec(
+            run=run, target=target, policy=policy, attempt=attempt, supersedes=supersedes, experiment=experiment
+        )
         body = {
             "apiVersion": api.API_VERSION,
             "kind": "TrackedRun",

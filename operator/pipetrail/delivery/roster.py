@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 from pipetrail import api, observe, targets
-from pipetrail.api import ConfigMapKeyRef, Condition, SecretKeyRef, SyncCounts, TargetRef, TargetSpec, TargetStatus
+from pipetrail.api import Condition, ConfigMapKeyRef, SecretKeyRef, SyncCounts, TargetRef, TargetSpec, TargetStatus
 from pipetrail.delivery import ledger as ledgers
 from pipetrail.delivery.courier import Courier
 from pipetrail.delivery.lane import Lane, Verdict
@@ -80,6 +80,10 @@ class Roster:
     def seats(self) -> tuple[Seat, ...]:
         """All targets, namespaced ones first: they take a run before a cluster's target of the same address."""
         return tuple(sorted(self._seats.values(), key=lambda s: s.ref.kind, reverse=True))
+
+    def over(self, namespace: str) -> tuple[Seat, ...]:
+        """Targets that might take runs of `namespace`."""
+        return tuple(s for s in self.seats() if s.ref.namespace in ("", namespace))
 
     def get(self, ref: TargetRef) -> Seat | None:
         """One target, if it exists."""

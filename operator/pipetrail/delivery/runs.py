@@ -4,6 +4,7 @@ A body is kept only where it can't be read again: of a run that was deleted. All
 its turn comes, so a waiting run costs little whatever its size.
 """
 
+import asyncio
 import zlib
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -32,7 +33,8 @@ class RunState:
             TargetRef, tuple[int, str]
         ] = {}  # target -> (its generation, our version) when it did not want us
         self.last_body: bytes | None = None
-        self.facts_known = False
+        self.facts_known = True
+        self.met_at = asyncio.get_running_loop().time()
         self.settled_at: float | None = None
 
     @property

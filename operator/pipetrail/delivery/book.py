@@ -1,0 +1,69 @@
+"""The book: the ledger's entries in memory, the newest attempt of each run × target, and which runs are gone."""
+
+from collections.abc import Iterator
+
+from pipetrail.api import SyncCounts, TargetRef
+from pipetrail.delivery.ledger import Entry
+
+
+class Book:
+    """What is known of TrackedRuns. The operator alone writes them, so what it wrote last is what stands."""
+
+    def __init__(self) -> None:
+        self._entries: dict[str, dict[TargetRef, Entry]] = {}
+        self._gone_at: dict[str, float] = {}
+
+    def add(self, entry: Entry) -> None:
+        """Take in an entry; of several attempts the newest counts."""
+        mine = self._entries.setdefault(entry.spec.run.uid, {})
+        known = mine.get(entry.spec.target)
+        if known is None or known.spec.attempt <= entry.spec.attempt:
+            mine[entry.spec.target] = entry
+
+    def get(self, uid: str, ref: TargetRef) -> Entry | None:
+        """The entry of one run for one target."""
+        return self._entries.get(uid, {}).get(ref)
+
+    def drop(self, uid: str, ref: TargetRef) -> None:
+        """Forget an entry."""
+        mine = self._entries.get(uid, {})
+        mine.pop(ref, None)
+        if not mine:
+            self._entries.pop(uid, None)
+
+    def of(self, uid: str) -> tuple[Entry, ...]:
+        """All entries of one run."""
+        return tuple(self._entries.get(uid, {}).values())
+
+    def unsettled(self, uid: str) -> tuple[Entry, ...]:
+        """Entries of one run that something is still to be sent for."""
+        return tuple(e for e in self.of(uid) if not e.settled)
+
+    def all(self) -> Iterator[Entry]:
+        """Every entry; the book may change meanwhile."""
+        for mine in list(self._entries.values()):
+            yield from list(mine.values())
+
+    def gone(self, uid: str, now: float) -> None:
+        """The run's object no longer stands (since `now`, in the loop's time, if it was not gone already)."""
+        if uid in self._entries:
+            self._gone_at.setdefault(uid, now)
+
+    def stands(self, uid: str) -> None:
+        """The run's object is there."""
+        self._gone_at.pop(uid, None)
+
+    def retired(self, now: float, ttl_s: float) -> list[Entry]:
+        """Entries whose run has been gone for `ttl_s` and that nobody waits for (a failed one stays)."""
+        over = [uid for uid, at in self._gone_at.items() if now - at > ttl_s]
+        return [e for uid in over for e in self.of(uid) if e.status.phase in ("Synced", "Stopped", "Skipped")]
+
+    def counts(self, ref: TargetRef) -> SyncCounts:
+        """How many runs of a target are where."""
+        mine = [entry.status for entry in self.all() if entry.spec.target == ref]
+        return SyncCounts(
+            synced=sum(s.phase == "Synced" for s in mine),
+            pending=sum(s.phase in ("Pending", "Tracking") for s in mine),
+            failed=sum(s.phase == "Failed" for s in mine),
+            last_sync=max((s.settled_at for s in mine), default=""),
+        )

@@ -1,0 +1,235 @@
+"""One delivery: read the run as it stands, make the record, shape it under the pinned policy, hand it to the courier."""
+
+import asyncio
+import datetime as dt
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+
+from pipetrail import api, capture, observe, policy, redact, shape
+from pipetrail.delivery.book import Book
+from pipetrail.delivery.courier import LOOK_AGAIN_S, Courier, Differs, Progress
+from pipetrail.delivery.lane import Done, Later, Verdict
+from pipetrail.delivery.ledger import Entry, Ledger
+from pipetrail.delivery.namespaces import Namespaces
+from pipetrail.delivery.roster import Roster, Seat
+from pipetrail.delivery.runs import RunState
+from pipetrail.kube import ARGO, ApiError, Kube
+from pipetrail.readers import Reader
+from pipetrail.record import Record
+from pipetrail.settings import Settings
+from pipetrail.sources import Reading, argo
+from pipetrail.targets.target import TrackerRun, Tree
+
+OLD_RUN_S: Final = 60.0
+"""A run that is older than this when we first write its intent may have been recorded before: look first."""
+MEMO_RECORDS: Final = 64
+
+
+class Deliveries:
+    """Makes what a courier carries. Holds no run's state of its own but a small memory of records just made."""
+
+    def __init__(
+        self, kube: Kube, ledger: Ledger, reader: Reader, settings: Settings, cluster: str, *,
+        book: Book, roster: Roster, namespaces: Namespaces, vanished: Callable[[], None],
+    ) -> None:  # fmt: skip
+        self._kube = kube
+        self._ledger = ledger
+        self._reader = reader
+        self._settings = settings
+        self._cluster = cluster
+        self._book = book
+        self._roster = roster
+        self._namespaces = namespaces
+        self._vanished = vanished
+        self._memo: OrderedDict[tuple[str, str, int, bool, str], Record] = OrderedDict()
+
+    async def deliver(self, seat: Seat, courier: Courier, state: RunState) -> Verdict:
+        """Bring one run to one target, as far as it can be brought now."""
+        entry = self._book.get(state.uid, seat.ref)
+        reopened = entry is not None and entry.reopened(state.header.generation)
+        if entry is not None and entry.settled and not reopened and not _unfinished(seat, state, entry):
+            return _rest(state)
+        edition = (seat.found.generation, state.header.version)
+        if state.left.get(seat.ref) == edition:
+            return Done()
+        reading = await self._read(state)
+        if reading is None:
+            return Done()
+        outcome = reading.record.outcome
+        if reading.record.started is None and not outcome.settled:
+            return Done()  # a tracker fixes a run's start when it is made, so we wait until it has one
+        if reopened and not outcome.settled:
+            return Done()  # whether a retried run changes what was delivered is known when it has ended
+        pinned = self._pinned(seat, state, entry, reading.record)
+        if pinned is None:
+            state.left[seat.ref] = edition
+            return Done()
+        record = await self._record(state, reading, pinned)
+        progress = state.progress.get(seat.ref)
+        if progress is None:
+            progress = state.progress[seat.ref] = await self._begin(seat, state, entry, pinned, record)
+        try:
+            settled = await courier.deliver(
+                progress, self._tree(seat, progress.entry, record), record, reopened=reopened
+            )
+        except Differs:
+            await self._next_attempt(seat, state, progress, record)
+            return Later(after_s=0.05, trouble=False)
+        finally:
+            self._book.add(progress.entry)
+        if not settled:
+            return Done()
+        if progress.doubtful_at is not None:
+            return Later(after_s=LOOK_AGAIN_S + 1.0, trouble=False)
+        return _rest(state)
+
+    async def _read(self, state: RunState) -> Reading | None:
+        """The run as it stands now, or as it last stood; None if it vanished and its last body has not come (yet)."""
+        if not state.facts_known:
+            await self._read_facts(state)
+        body = state.exhume()
+        if body is None:
+            header = state.header
+            try:
+                body = await self._kube.get(f"{ARGO}/namespaces/{header.namespace}/workflows/{header.name}")
+            except ApiError as error:
+                if error.status != 404:
+                    raise
+                body = {}
+            read = argo.header(body)
+            if read.uid != header.uid:
+                # Its DELETED event may be on its way; the survey closes it if none comes.
+                self._vanished()
+                return None
+            state.header = read
+        return argo.read(body, state.facts, cluster=self._cluster)
+
+    async def _read_facts(self, state: RunState) -> None:
+        """Pods and results of a run that we met in a list: what the watches would have told us."""
+        header = state.header
+        selector = f"workflows.argoproj.io/workflow={header.name}"
+        async for page in self._kube.pages(f"/api/v1/namespaces/{header.namespace}/pods", labelSelector=selector):
+            for item in page.get("items", ()):
+                pod = argo.pod_facts(item)
+                if pod is not None and pod.owner_uid == header.uid:
+                    state.facts = state.facts.with_pod(pod)
+        results = f"{ARGO}/namespaces/{header.namespace}/workflowtaskresults"
+        async for page in self._kube.pages(results, labelSelector=selector):
+            for item in page.get("items", ()):
+                result = argo.result_facts(item)
+                if result is not None and result.owner_uid == header.uid:
+                    state.facts = state.facts.with_result(result)
+        state.facts_known = True
+
+    def _pinned(self, seat: Seat, state: RunState, entry: Entry | None, record: Record) -> api.Policy | None:
+        """The policy that this run has for this target; None if the target leaves it alone."""
+        if entry is not None:
+            return entry.spec.policy
+        match self.decide(seat.found, state.header, record):
+            case policy.Left(rule=rule, why=why):
+                observe.log().debug("left", run=run_name(state), target=str(seat.ref), rule=rule, why=why)
+                return None
+            case policy.Taken(policy=pinned):
+                return pinned
+
+    def decide(self, target: api.FoundTarget, header: argo.Header, record: Record) -> policy.Decision:
+        """Does `target` take the run, and by which rule?"""
+        if record.outcome.settled and record.finished is not None and record.finished < target.created:
+            return policy.Left(rule="EndedBeforeTarget", why="it ended before the target was made")
+        labels, annotations = self._namespaces.of(header.namespace)
+        run = policy.RunFacts(
+            source=header.source, namespace=header.namespace, name=header.name, labels=header.labels,
+            annotations=header.annotations, pipeline=record.pipeline, namespace_labels=labels,
+            namespace_annotations=annotations,
+        )  # fmt: skip
+        return policy.decide(run, target, others=[s.found for s in self._roster.seats() if s.ref != target.ref])
+
+    async def _record(self, state: RunState, reading: Reading, pinned: api.Policy) -> Record:
+        key = (state.uid, state.header.version, id(state.facts), state.last_body is None, pinned.digest)
+        made = self._memo.get(key)
+        if made is None:
+            captured = await capture.capture(reading, self._reader, capture.wants(pinned), state.files)
+            made = redact.redact(captured, additional_keys=pinned.redact.additional_keys)
+            self._memo[key] = made
+            if len(self._memo) > MEMO_RECORDS:
+                self._memo.popitem(last=False)
+        return made
+
+    async def _begin(
+        self, seat: Seat, state: RunState, entry: Entry | None, pinned: api.Policy, record: Record
+    ) -> Progress:
+        """Where a delivery starts from: its intent, written now if it wasn't."""
+        fresh = False
+        if entry is None:
+            stub = self._shape(seat, record, pinned)
+            entry, fresh = await self._ledger.intent(
+                record.namespace, _run_ref(state, record), seat.ref, pinned, experiment=stub.parent.experiment
+            )
+            self._book.add(entry)
+        progress = Progress(entry, unsure=not fresh or _age_s(record) > OLD_RUN_S)
+        if not fresh:
+            progress.doubtful_at = _now()  # a create of the process before us may still commit
+        return progress
+
+    async def _next_attempt(self, seat: Seat, state: RunState, old: Progress, record: Record) -> None:
+        """An ``argo retry`` changed what a tracker can't change: the new generation gets a tracker run of its own."""
+        spec = old.entry.spec
+        entry, fresh = await self._ledger.intent(
+            record.namespace, _run_ref(state, record), seat.ref, spec.policy, experiment=spec.experiment,
+            attempt=spec.attempt + 1, supersedes=old.entry.status.external_id,
+        )  # fmt: skip
+        state.progress[seat.ref] = Progress(entry, unsure=not fresh)
+        old.entry = entry
+
+    def _tree(self, seat: Seat, entry: Entry, record: Record) -> Tree:
+        """The tracker runs, in the experiment that was named when the run was first seen."""
+        spec = entry.spec
+        tree = self._shape(seat, record, spec.policy, attempt=spec.attempt, supersedes=spec.supersedes)
+        if not spec.experiment or tree.parent.experiment == spec.experiment:
+            return tree
+
+        def pin(run: TrackerRun) -> TrackerRun:
+            return msgspec.structs.replace(run, experiment=spec.experiment)
+
+        return Tree(parent=pin(tree.parent), children=tuple(pin(child) for child in tree.children))
+
+    def _shape(self, seat: Seat, record: Record, pinned: api.Policy, *, attempt: int = 1, supersedes: str = "") -> Tree:
+        return shape.shape(
+            record, pinned, places=self._settings.places, cluster_target=seat.ref.kind == "ClusterTrackingTarget",
+            attempt=attempt, supersedes=supersedes,
+        )  # fmt: skip
+
+
+def run_name(state: RunState) -> str:
+    """namespace/name, for logs."""
+    return f"{state.header.namespace}/{state.header.name}"
+
+
+def _unfinished(seat: Seat, state: RunState, entry: Entry) -> bool:
+    """A settled run that we still hold: late outputs of killed nodes, or a doubt that is to be looked at."""
+    return entry.status.phase == "Synced" and (seat.ref in state.progress or bool(entry.status.doubtful_at))
+
+
+def _rest(state: RunState) -> Verdict:
+    if state.settled_at is None:
+        state.settled_at = _now()
+    return Done()
+
+
+def _run_ref(state: RunState, record: Record) -> api.RunRef:
+    return api.RunRef(
+        source=record.source, name=record.name, uid=state.uid, key=record.key.run, pipeline=record.pipeline,
+        generation=record.key.generation,
+    )  # fmt: skip
+
+
+def _age_s(record: Record) -> float:
+    since = record.created or record.started
+    return 0.0 if since is None else (dt.datetime.now(dt.UTC) - since).total_seconds()
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

@@ -1,0 +1,27 @@
+"""Namespaces: their labels and annotations, which decide what cluster targets see and what runs' authors may choose."""
+
+from collections.abc import Mapping
+from typing import Any
+
+
+class Namespaces:
+    """Labels and annotations of the cluster's namespaces, as far as we have seen them."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, tuple[Mapping[str, str], Mapping[str, str]]] = {}
+
+    def saw(self, body: Mapping[str, Any], *, deleted: bool) -> str | None:
+        """A namespace appeared, changed or went: its name if that is news to us."""
+        meta = body.get("metadata") or {}
+        name = str(meta.get("name"))
+        if deleted:
+            return name if self._known.pop(name, None) is not None else None
+        now = (meta.get("labels") or {}, meta.get("annotations") or {})
+        if self._known.get(name) == now:
+            return None
+        self._known[name] = now
+        return name
+
+    def of(self, name: str) -> tuple[Mapping[str, str], Mapping[str, str]]:
+        """(labels, annotations) of one namespace."""
+        return self._known.get(name, ({}, {}))

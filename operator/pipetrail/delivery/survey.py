@@ -1,0 +1,136 @@
+"""The survey: what events missed. It compares what stands in the cluster with what we know, from metadata alone.
+
+kopf reports no deletion that happened while a list was being read again, and nothing at all while the process was
+away. So at the start, every 10 minutes, after each restart of the watches and when a target appears, all Workflows'
+metadata is listed: a run that changed is offered, one that is missing is asked for by name, and closed if it is gone.
+"""
+
+import asyncio
+import datetime as dt
+from collections.abc import Callable
+
+from pipetrail import observe
+from pipetrail.delivery import ledger as ledgers
+from pipetrail.delivery.book import Book
+from pipetrail.delivery.courier import Progress
+from pipetrail.delivery.ledger import Entry, Ledger, Lost
+from pipetrail.delivery.roster import Roster, Seat
+from pipetrail.delivery.runs import Runs, RunState
+from pipetrail.kube import ARGO, ApiError, Kube, KubeError
+from pipetrail.sources import argo
+from pipetrail.targets.target import TargetError, TrackerRun
+
+SETTLE_S = 2.0  # one survey for a burst of reasons
+AGAIN_S = 10.0
+
+
+class Survey:
+    """Lists, compares and asks; `offer` puts a run that has news before its targets."""
+
+    def __init__(
+        self, kube: Kube, ledger: Ledger, book: Book, runs: Runs, roster: Roster, offer: Callable[[RunState], None]
+    ) -> None:
+        self._kube = kube
+        self._ledger = ledger
+        self._book = book
+        self._runs = runs
+        self._roster = roster
+        self._offer = offer
+        self.due = asyncio.Event()
+
+    async def run(self) -> None:
+        """Survey whenever it is due, until cancelled."""
+        while True:
+            await self.due.wait()
+            await asyncio.sleep(SETTLE_S)
+            self.due.clear()
+            try:
+                await self.once()
+            except KubeError as error:
+                observe.log().warning("survey failed", cause=str(error))
+                asyncio.get_running_loop().call_later(AGAIN_S, self.due.set)
+
+    async def once(self) -> None:
+        """One pass. A list that fails ends it: nothing is taken for missing that could not be listed."""
+        began = asyncio.get_running_loop().time()
+        listed: set[str] = set()
+        try:
+            async for page in self._kube.pages(f"{ARGO}/workflows", metadata_only=True):
+                for item in page.get("items", ()):
+                    listed.add(self._compare(argo.header(item)))
+        except ApiError as error:
+            if error.status != 404:  # Argo's CRDs are not installed: there are no runs
+                raise
+        for state in self._runs.all():
+            if state.uid not in listed and state.last_body is None and state.met_at < began:
+                await self._confirm_gone(state.header.namespace, state.header.name, state.uid)
+        for entry in self._book.all():
+            uid = entry.spec.run.uid
+            if uid not in listed:
+                self._book.gone(uid, began)
+                if not entry.settled and self._runs.get(uid) is None:
+                    await self._confirm_gone(entry.namespace, entry.spec.run.name, uid)
+
+    def _compare(self, header: argo.Header) -> str:
+        self._book.stands(header.uid)
+        known = self._runs.get(header.uid)
+        if known is not None and known.header.version == header.version:
+            return header.uid
+        if known is None and not any(self._wants(seat, header) for seat in self._roster.over(header.namespace)):
+            return header.uid
+        state = known or self._runs.upsert(header)
+        if known is None:
+            state.facts_known = False
+        self._offer(state)
+        return header.uid
+
+    def _wants(self, seat: Seat, header: argo.Header) -> bool:
+        entry = self._book.get(header.uid, seat.ref)
+        return entry is None or not entry.settled or bool(entry.status.doubtful_at)
+
+    async def _confirm_gone(self, namespace: str, name: str, uid: str) -> None:
+        """Missing means a GET that says 404 or another uid; then what is open is closed as killed."""
+        try:
+            body = await self._kube.get(f"{ARGO}/namespaces/{namespace}/workflows/{name}")
+            if argo.header(body).uid == uid:
+                return
+        except ApiError as error:
+            if error.status != 404:
+                return
+        except KubeError:
+            return
+        state = self._runs.get(uid)
+        if state is not None and state.last_body is not None:
+            return  # its DELETED event, with the last body, came after all
+        for entry in self._book.unsettled(uid):
+            await self._close(entry)
+        if state is not None and not self._book.unsettled(uid):
+            self._runs.forget(uid)
+
+    async def _close(self, entry: Entry) -> None:
+        seat = self._roster.get(entry.spec.target)
+        if seat is None or seat.courier is None:
+            return
+        run = entry.spec.run
+        key = run.key if entry.spec.attempt == 1 else f"{run.key}#{entry.spec.attempt}"
+        stub = TrackerRun(
+            key=key, root=key, experiment=entry.spec.experiment, name=run.name, status="Killed",
+            started=dt.datetime.now(dt.UTC),
+        )  # fmt: skip
+        said = "the run's object was deleted while nobody watched: closed as killed, how it ended is not known"
+        try:
+            await seat.courier.close_lost(Progress(entry, unsure=True), stub)
+            closed = await self._ledger.write(
+                entry,
+                phase="Stopped",
+                reason="SourceDeleted",
+                message=said,
+                outcome="deleted",
+                settled_at=ledgers.now(),
+            )
+        except (TargetError, KubeError, Lost) as error:
+            observe.log().warning("not closed yet", run=run.name, target=str(seat.ref), cause=str(error))
+            return
+        self._book.add(closed)
+        observe.count("lost")
+        observe.log().warning("lost", run=f"{entry.namespace}/{run.name}", target=str(seat.ref), cause=said)
