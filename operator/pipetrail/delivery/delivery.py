@@ -1,4 +1,4 @@
-"""One delivery: read the run as it stands, make the record, shape it under the pinned policy, hand it to the courier."""
+"""One delivery: read the run as it stands, make the record, shape it under the pinned policy, hand it over."""
 
 import asyncio
 import datetime as dt

@@ -73,7 +73,15 @@ class Ledger:
                     yield entry
 
     async def intent(
-        self, namespace: str, run: RunRef, target: TargetRef, policy: Policy, *, attempt: int = 1, supersedes: str = ""
+        self,
+        namespace: str,
+        run: RunRef,
+        target: TargetRef,
+        policy: Policy,
+        *,
+        experiment: str,
+        attempt: int = 1,
+        supersedes: str = "",
     ) -> tuple[Entry, bool]:
         """Write down that `run` will be recorded in `target`. The second value is false if that stood there already."""
         name = api.tracked_run_name(run.name, run.uid, target, attempt)
