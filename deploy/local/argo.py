@@ -12,6 +12,7 @@ from .recipes import ARGO, digest_of
 from .record import Ledger, Record
 
 NAMESPACE = "argo"
+ACCOUNT = "argo"
 EXECUTOR_IMAGE = f"lab.local/argoexec:v{ARGO}"
 CONFIGMAP = "workflow-controller-configmap"
 CREDENTIALS = "s3-credentials"
@@ -93,12 +94,27 @@ def install(cluster: Cluster, ledger: Ledger, progress: Progress) -> None:
     _apply_files(cluster, manifests / "base/crds/full")
     prepare_namespace(cluster, NAMESPACE)
     if cluster.tier == "node":
-        account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "argo", "namespace": NAMESPACE}}
-        apply(cluster.kubectl, cluster.layout.kubeconfig(), [account, controller_config(cluster)])
         _apply_files(cluster, manifests / "cluster-install-no-crds/workflow-controller-rbac")
+        apply(cluster.kubectl, cluster.layout.kubeconfig(), [*_controller_account(), controller_config(cluster)])
     for what, digest in _wanted(cluster).items():
         ledger.mark(what, digest)
     progress.done()
+
+
+def _controller_account() -> list[dict[str, Any]]:
+    """The controller's ServiceAccount and its rights; the bindings in Argo's own files lack the namespace."""
+    subject = {"kind": "ServiceAccount", "name": ACCOUNT, "namespace": NAMESPACE}
+
+    def binding(kind: str, role_kind: str, role: str, metadata: dict[str, str]) -> dict[str, Any]:
+        reference = {"apiGroup": "rbac.authorization.k8s.io", "kind": role_kind, "name": role}
+        head = {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": kind, "metadata": metadata}
+        return {**head, "roleRef": reference, "subjects": [subject]}
+
+    return [
+        {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": ACCOUNT, "namespace": NAMESPACE}},
+        binding("ClusterRoleBinding", "ClusterRole", "argo-cluster-role", {"name": "argo-binding"}),
+        binding("RoleBinding", "Role", "argo-role", {"name": "argo-binding", "namespace": NAMESPACE}),
+    ]
 
 
 def _wanted(cluster: Cluster) -> dict[str, str]:
@@ -110,7 +126,7 @@ def _wanted(cluster: Cluster) -> dict[str, str]:
 
 
 def _apply_files(cluster: Cluster, folder: Path) -> None:
-    files = [path for path in sorted(folder.glob("*.yaml")) if path.name != "kustomization.yaml"]
+    files = [path for path in sorted(folder.glob("*.yaml")) if not path.stem.endswith(("kustomization", "binding"))]
     arguments = [word for path in files for word in ("-f", str(path))]
     # The namespace is for the Roles among them, which name none.
     command = ["apply", "--server-side", "--force-conflicts", "--namespace", NAMESPACE, *arguments]

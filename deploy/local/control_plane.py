@@ -93,6 +93,8 @@ def kube_apiserver(cluster: Cluster) -> Part:
         f"--tls-cert-file={pki / 'apiserver.crt'}",
         f"--tls-private-key-file={pki / 'apiserver.key'}",
         f"--client-ca-file={pki / 'ca.crt'}",
+        # The node's name means nothing to this machine's own resolver; its address does.
+        "--kubelet-preferred-address-types=InternalIP",
         f"--kubelet-client-certificate={pki / 'kubelet-client.crt'}",
         f"--kubelet-client-key={pki / 'kubelet-client.key'}",
         f"--service-account-key-file={pki / 'service-account.pub'}",

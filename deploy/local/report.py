@@ -12,6 +12,9 @@ from .lifecycle import complaints, parts_of
 from .record import Record
 
 
+LONGEST_ADDRESS = 32
+
+
 @dataclass(frozen=True)
 class Row:
     """One part, as `status` shows it."""
@@ -51,13 +54,18 @@ def rows(cluster: Cluster, record: Record) -> list[Row]:
     return found
 
 
+def shortened(address: str) -> str:
+    """An address that fits the table: a long path keeps its end."""
+    return address if len(address) <= LONGEST_ADDRESS else f"…{address[1 - LONGEST_ADDRESS :]}"
+
+
 def table(found: list[Row]) -> str:
     """The rows for a person, within 120 columns as long as paths and problems allow."""
     lines = [("PART", "VERSION", "PID", "ADDRESS", "HEALTHY", "RSS")]
     for row in found:
         health = "yes" if row.healthy else f"no: {row.problem}"
         memory = f"{row.rss_bytes / 1024**2:.0f} MiB" if row.rss_bytes is not None else "-"
-        lines.append((row.part, row.version, str(row.pid or "-"), row.address, health, memory))
+        lines.append((row.part, row.version, str(row.pid or "-"), shortened(row.address), health, memory))
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     return "\n".join(
         "  ".join(f"{cell:{width}}" for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
