@@ -19,7 +19,7 @@ from pipetrail.formats import Note
 from pipetrail.record import Frozen
 
 
-class Limits(Frozen):
+class Limits(Frozen, frozen=True):
     """Bounds of one artifact's archive."""
 
     members: int = 1_000  #: entries of any kind
@@ -29,7 +29,7 @@ class Limits(Frozen):
     ratio_from_bytes: int = 4 << 20
 
 
-class Unpacked(Frozen):
+class Unpacked(Frozen, frozen=True):
     """The files of an artifact as (path, bytes), in the archive's order, and what was left out."""
 
     blobs: tuple[tuple[str, bytes], ...] = ()

@@ -16,6 +16,14 @@ from pipetrail.formats.tables import table
 
 _BOMS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
 
+_SUFFIXES = ("json", "jsonl", "ndjson", "yaml", "yml", "csv", "tsv")
+
+
+def readable(name: str) -> bool:
+    """True if a file of this name can give a number: a known suffix, none, or ``.txt``; or an event file."""
+    base = name.rpartition("/")[2]
+    return "." not in base or base.rpartition(".")[2].lower() in (*_SUFFIXES, "txt") or "tfevents" in base
+
 
 def read(name: str, data: bytes, limits: Limits = DEFAULT) -> Content:
     """All numbers of the file `name` (a path inside its artifact).
@@ -24,7 +32,7 @@ def read(name: str, data: bytes, limits: Limits = DEFAULT) -> Content:
     """
     points = Points(limits)
     suffix = name.rpartition(".")[2].lower() if "." in name else ""
-    known = suffix in ("json", "jsonl", "ndjson", "yaml", "yml", "csv", "tsv")
+    known = suffix in _SUFFIXES
     if not data.strip():
         if known:
             points.note("Unreadable", "an empty file")

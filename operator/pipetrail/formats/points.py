@@ -15,7 +15,7 @@ from pipetrail.record import Frozen, Number
 STEP_KEYS: Final = ("step", "global_step", "iteration", "epoch")
 
 
-class Limits(Frozen):
+class Limits(Frozen, frozen=True):
     """Bounds of one file or log. What is beyond them is cut, counted and noted."""
 
     points: int = 200_000
