@@ -87,18 +87,24 @@ def is_installed(cluster: Cluster, record: Record) -> bool:
 
 def install(cluster: Cluster, ledger: Ledger, progress: Progress) -> None:
     """Apply Argo's CRDs (the full ones), and in the node tier the controller's rights and configuration."""
-    if is_installed(cluster, ledger.now()):
-        return
-    progress.begin(f"applying Argo {ARGO}'s resource definitions", 6)
+    applied = ledger.now().applied
     manifests = cluster.tools["argo-manifests"].path / "manifests"
-    _apply_files(cluster, manifests / "base/crds/full")
-    prepare_namespace(cluster, NAMESPACE)
-    if cluster.tier == "node":
-        _apply_files(cluster, manifests / "cluster-install-no-crds/workflow-controller-rbac")
-        apply(cluster.kubectl, cluster.layout.kubeconfig(), [*_controller_account(), controller_config(cluster)])
     for what, digest in _wanted(cluster).items():
+        if applied.get(what) == digest:
+            continue
+        match what:
+            case "argo-crds":
+                progress.begin(f"applying Argo {ARGO}'s resource definitions", 7)
+                _apply_files(cluster, manifests / "base/crds/full")
+                prepare_namespace(cluster, NAMESPACE)
+            case "argo-controller":
+                progress.begin("applying the rights and settings of Argo's controller", 2)
+                _apply_files(cluster, manifests / "cluster-install-no-crds/workflow-controller-rbac")
+                apply(
+                    cluster.kubectl, cluster.layout.kubeconfig(), [*_controller_account(), controller_config(cluster)]
+                )
         ledger.mark(what, digest)
-    progress.done()
+        progress.done()
 
 
 def _controller_account() -> list[dict[str, Any]]:

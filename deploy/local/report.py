@@ -11,7 +11,6 @@ from .identity import is_running, resident_bytes
 from .lifecycle import complaints, parts_of
 from .record import Record
 
-
 LONGEST_ADDRESS = 32
 
 
