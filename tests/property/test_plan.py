@@ -13,7 +13,9 @@ from pipetrail.targets.target import Batch, Handle, Held, Metric, Receipt, RunSt
 START = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 KEYS = st.sampled_from(["loss", "train/acc", "épreuve"])
 VALUES = st.one_of(
-    st.floats(allow_nan=True, allow_infinity=True), st.integers(-(2**70), 2**70), st.sampled_from([0.0, -0.0, 0.1 + 0.2])
+    st.floats(allow_nan=True, allow_infinity=True),
+    st.integers(-(2**70), 2**70),
+    st.sampled_from([0.0, -0.0, 0.1 + 0.2]),
 )
 METRICS = st.builds(Metric, key=KEYS, value=VALUES, step=st.integers(0, 3), time_ms=st.integers(0, 9))
 
@@ -40,7 +42,9 @@ def test_nothing_is_left_to_send_after_a_plan_was_carried_out(metrics: list[Metr
 
 @given(st.lists(METRICS, max_size=20), st.lists(METRICS, max_size=20))
 def test_what_is_there_already_is_never_sent_again(there: list[Metric], more: list[Metric]) -> None:
-    held = Held(key="c/u", handle=Handle(id="1"), name="r", status="Running", started_ms=0, metrics=tuple(there), whole=True)
+    held = Held(
+        key="c/u", handle=Handle(id="1"), name="r", status="Running", started_ms=0, metrics=tuple(there), whole=True
+    )
     sent = points(plan(run(there + more), "", from_held(held)).batch.metrics)
     assert sent == points(there + more) - points(there)
 

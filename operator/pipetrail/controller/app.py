@@ -114,7 +114,7 @@ async def _look_after(kube: Kube, dispatch: Dispatch, watches: Watches) -> None:
                 watches.watch(kinds)
             if loop.time() >= next_stuck:
                 next_stuck = loop.time() + STUCK_EVERY_S
-                await dispatch.look_for_stuck()
+                await dispatch.survey.stuck()
         except KubeError as error:
             observe.log().warning("api server", cause=str(error))
         if loop.time() >= next_survey:

@@ -28,8 +28,8 @@ from pipetrail.record import Frozen, Partial
 from pipetrail.targets.target import Change
 
 MAX_TEXT: Final = 400  # characters of a message
-MAX_SHOWN_CHANGES: Final = 8  # settled, a TrackedRun takes at most 2 KiB; the total tells of the rest
-MAX_SHOWN_PARTIAL: Final = 5
+MAX_SHOWN_CHANGES: Final = 5  # settled, a TrackedRun takes at most 2 KiB; the total tells of the rest
+MAX_SHOWN_PARTIAL: Final = 3
 
 
 class Entry(Frozen, frozen=True):
@@ -178,7 +178,7 @@ def changes(all_changes: Mapping[tuple[str, str, str, str], Change]) -> Changes:
         total=len(all_changes),
         items=tuple(
             StatusChange(
-                item=c.item, key=_cut(c.key, 80), reason=c.reason, detail=_cut(c.detail, 120), run=_cut(c.run, 60)
+                item=c.item, key=_cut(c.key, 80), reason=c.reason, detail=_cut(c.detail, 80), run=_cut(c.run, 60)
             )
             for c in shown
         ),
@@ -188,7 +188,7 @@ def changes(all_changes: Mapping[tuple[str, str, str, str], Change]) -> Changes:
 def partials(partial: tuple[Partial, ...]) -> tuple[StatusPartial, ...]:
     """The status form of what could not be known."""
     return tuple(
-        StatusPartial(reason=p.reason, message=_cut(p.message, 200), step=_cut(p.step or "", 80))
+        StatusPartial(reason=p.reason, message=_cut(p.message, 160), step=_cut(p.step or "", 60))
         for p in partial[:MAX_SHOWN_PARTIAL]
     )
 

@@ -71,6 +71,25 @@ class Survey:
                 if not entry.settled and self._runs.get(uid) is None:
                     await self._confirm_gone(entry.namespace, entry.spec.run.name, uid)
 
+    async def stuck(self) -> None:
+        """Pods that run although their main container has ended: only they tell of an OOM that killed Argo's executor.
+
+        The watch leaves running pods out (most events of a run are theirs), so they are listed now and then, in the
+        namespaces of live runs alone.
+        """
+        for namespace in {state.header.namespace for state in self._runs.all() if state.last_body is None}:
+            async for page in self._kube.pages(
+                f"/api/v1/namespaces/{namespace}/pods",
+                labelSelector="workflows.argoproj.io/workflow",
+                fieldSelector="status.phase=Running",
+            ):
+                for item in page.get("items", ()):
+                    pod = argo.pod_facts(item)
+                    state = None if pod is None or pod.main is None else self._runs.get(pod.owner_uid)
+                    if pod is not None and state is not None and pod.main is not None and pod.main.finished is not None:
+                        state.facts = state.facts.with_pod(pod)
+                        self._offer(state)
+
     def _compare(self, header: argo.Header) -> str:
         self._book.stands(header.uid)
         known = self._runs.get(header.uid)
