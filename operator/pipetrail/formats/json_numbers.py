@@ -5,19 +5,28 @@ with an exception (never a crash) what is nested deeper than the interpreter's s
 """
 
 import json
+import math
+import re
 from collections.abc import Iterator
 from typing import Any
 
 from pipetrail.formats.points import Points
 from pipetrail.record import MAX_DIGITS
 
+# What may be a float beyond float64; only where this is found is each float looked at, which costs time.
+_BIG = re.compile(rb"[0-9][eE]\+?[0-9]{3}|[0-9]{309}")
+
 
 class Unparsable(Exception):
     """Not JSON; the message says where."""
 
 
-def decoder(points: Points) -> json.JSONDecoder:
-    """A decoder that tells `points` of keys that stand twice in one object; the last wins."""
+def decoder(points: Points, data: bytes) -> json.JSONDecoder:
+    """A decoder for `data` or parts of it.
+
+    Of keys that stand twice in one object the last wins, and `points` is told. Numbers that neither int nor float64
+    can hold (1e400 is no infinity) are null, with a note.
+    """
 
     def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
         result = dict(items)
@@ -35,28 +44,36 @@ def decoder(points: Points) -> json.JSONDecoder:
         points.note("NumberTooLong", f"an integer of more than {MAX_DIGITS} digits is left out")
         return None
 
-    return json.JSONDecoder(object_pairs_hook=pairs, parse_int=integer)
+    def real(text: str) -> float | None:
+        value = float(text)
+        if math.isfinite(value):
+            return value
+        points.note("NumberOutOfRange", f"{text[:40]} is beyond float64 and left out")
+        return None
+
+    parse_float = real if _BIG.search(data) else None
+    return json.JSONDecoder(object_pairs_hook=pairs, parse_int=integer, parse_float=parse_float)
 
 
-def document(text: str, points: Points) -> Any:
-    """The value of a whole JSON document.
+def document(data: bytes, points: Points) -> Any:
+    """The value of a whole JSON document in UTF-8.
 
-    Raises :class:`Unparsable`; what is too big or too deep is noted and gives None.
+    Raises :class:`Unparsable` and UnicodeDecodeError; what is too big or too deep is noted and gives None.
     """
     limits = points.limits
-    if len(text) > limits.document_bytes:
-        points.note("TooLarge", f"a JSON document of {len(text)} characters; up to {limits.document_bytes} are read")
+    if len(data) > limits.document_bytes:
+        points.note("TooLarge", f"a JSON document of {len(data)} bytes; up to {limits.document_bytes} are read")
         return None
-    values = sum(map(text.count, ",[{"))
+    values = sum(map(data.count, (b",", b"[", b"{")))
     if values > limits.document_values:
         points.note("TooManyValues", f"a JSON document of {values} values; up to {limits.document_values} are read")
         return None
     try:
-        return decoder(points).decode(text)
+        return decoder(points, data).decode(data.decode())
     except RecursionError:
         points.note("TooDeep", f"nested deeper than {limits.depth}")
         return None
-    except ValueError as error:
+    except json.JSONDecodeError as error:
         raise Unparsable(str(error)) from None
 
 

@@ -1,4 +1,4 @@
-"""Files that hold numbers: JSON, JSON lines, YAML, CSV, TSV, by name and by content.
+"""Files that hold numbers: JSON, JSON lines, YAML, CSV, TSV, TensorBoard events, by name and by content.
 
 :func:`read` never raises and never takes more memory or time than its limits allow. The rules of what is a number and
 which shapes are known stand in :mod:`~pipetrail.formats.recognised` and :mod:`~pipetrail.formats.tables`.
@@ -13,6 +13,7 @@ from pipetrail.formats import Content, json_numbers, yaml_numbers
 from pipetrail.formats.points import DEFAULT, Limits, Points, best_step_key, is_number, stem, whole
 from pipetrail.formats.recognised import add_row, tree
 from pipetrail.formats.tables import table
+from pipetrail.formats.tensorboard import events
 
 _BOMS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
 
@@ -31,6 +32,9 @@ def read(name: str, data: bytes, limits: Limits = DEFAULT) -> Content:
     Known suffixes say what the file is; any other file is read only if it is JSON or one bare number.
     """
     points = Points(limits)
+    if "tfevents" in name.rpartition("/")[2]:
+        events(data, points)
+        return points.content()
     suffix = name.rpartition(".")[2].lower() if "." in name else ""
     known = suffix in _SUFFIXES
     if not data.strip():
@@ -63,21 +67,20 @@ def read(name: str, data: bytes, limits: Limits = DEFAULT) -> Content:
 
 def _json(name: str, data: bytes, points: Points, *, certain: bool) -> None:
     try:
-        text = data.decode()
+        if len(data) > points.limits.document_bytes and _json_lines(name, data, points, strict=True):
+            return
+        value = json_numbers.document(data, points)
     except UnicodeDecodeError as error:
         if certain:
             points.note("NotUtf8", f"not UTF-8 at byte {error.start}")
-        return
-    try:
-        value = json_numbers.document(text, points)
     except json_numbers.Unparsable as error:
         # pandas and others write JSON lines under the name .json
         if b"\n" in data.strip() and data.lstrip()[:1] == b"{" and _json_lines(name, data, points, strict=True):
             return
         if certain:
             points.note("Unreadable", f"not JSON: {error}")
-        return
-    tree(value, stem(name), points)
+    else:
+        tree(value, stem(name), points)
 
 
 def _yaml(name: str, data: bytes, points: Points) -> None:
@@ -92,16 +95,16 @@ def _yaml(name: str, data: bytes, points: Points) -> None:
 
 
 def _json_lines(name: str, data: bytes, points: Points, *, strict: bool = False) -> bool:
-    """Add JSON lines; `strict`: only if the first two lines are objects, and say whether they were."""
+    """Add JSON lines; `strict`: only if the first two lines are objects. Says whether it did."""
     limits = points.limits
-    decode = json_numbers.decoder(Points(limits)).decode
+    decode = json_numbers.decoder(Points(limits), b"").decode
     head = [_line(text, decode) for text in islice(json_numbers.lines(data, limits.line_bytes), 1000)]
     if strict and not all(isinstance(value, dict) for value in head[:2]):
         return False
     objects = [value for value in head if isinstance(value, dict)]
     key = best_step_key(objects)
-    single = key is None and len(head) == 1
-    decode = json_numbers.decoder(points).decode
+    single = key is None and len(objects) == 1 and data.count(b"\n") <= len(head)
+    decode = json_numbers.decoder(points, data).decode
     bad = index = 0
     for number_of_line, text in enumerate(json_numbers.lines(data, limits.line_bytes), 1):
         if points.full:
@@ -119,7 +122,7 @@ def _json_lines(name: str, data: bytes, points: Points, *, strict: bool = False)
                 add_row(row, "", whole(row.get(key)), points, recognised="step-table", without=key)
             case value if is_number(value):
                 points.add(stem(name), value, index)
-            case Unreadable():
+            case _Bad():
                 bad += 1
         index += 1
     if bad:
@@ -127,14 +130,14 @@ def _json_lines(name: str, data: bytes, points: Points, *, strict: bool = False)
     return True
 
 
-class Unreadable:
+class _Bad:
     """Stands for a line that could not be read."""
 
 
 def _line(text: str | None, decode: Any) -> Any:
     if text is None:
-        return Unreadable()
+        return _Bad()
     try:
         return decode(text)
     except (ValueError, RecursionError):
-        return Unreadable()
+        return _Bad()

@@ -71,6 +71,7 @@ class Points:
         self._notes: dict[str, Note] = {}
         self._too_many = 0
         self._too_many_keys = 0
+        self._unread_lines = 0
         self._duplicates: dict[str, None] = {}
 
     @property
@@ -111,9 +112,9 @@ class Points:
             return
         self._points.append(point)
 
-    def left_out(self, points: int) -> None:
-        """Count points that were seen and not even read."""
-        self._too_many += points
+    def left_out(self, lines: int) -> None:
+        """Count lines that were not even read, because no further point is kept."""
+        self._unread_lines += lines
 
     def duplicate(self, key: str) -> None:
         """Remember that `key` came twice."""
@@ -129,8 +130,12 @@ class Points:
         if self._duplicates:
             some = ", ".join(repr(k[:60]) for k in list(self._duplicates)[:5])
             self.note("DuplicateKey", f"{len(self._duplicates)} keys stand there more than once, the last wins: {some}")
-        if self._too_many:
-            self.note("TooManyPoints", f"the first {self.limits.points} points are kept, {self._too_many} are left out")
+        if self._too_many or self._unread_lines:
+            unread = f" and the last {self._unread_lines} lines" if self._unread_lines else ""
+            self.note(
+                "TooManyPoints",
+                f"the first {self.limits.points} points are kept, {self._too_many} more{unread} are left out",
+            )
         if self._too_many_keys:
             self.note(
                 "TooManyKeys",

@@ -27,7 +27,7 @@ def table(data: bytes, points: Points, *, delimiter: str | None) -> None:
         if not header or all(number(cell) is not None for cell in header if cell):
             points.note("NoHeader", "a table whose first row does not name its columns")
             return
-        _rows(header, rows, points)
+        _rows(header, (row for row in rows if any(row)), points)
     except csv.Error as error:
         points.note("Unreadable", f"not a table from row {rows.line_num} on: {error}")
     except UnicodeDecodeError:
@@ -60,13 +60,19 @@ def _rows(header: list[str], rows: Iterator[list[str]], points: Points) -> None:
     recognised = None
     if step_at is not None:
         recognised = "lightning" if lower[step_at] == "step" and "epoch" in lower else "step-table"
-    columns = [(at, name) for at, name in enumerate(header) if at != step_at and name]
+    columns: dict[str, int] = {}
+    for at, name in enumerate(header):
+        if name in columns:
+            points.duplicate(name)
+        if at != step_at and name:
+            columns[name] = at
     without = 0
     index = -1
     for row in _again(first, second, rows):
         index += 1
-        if not row:
-            continue
+        if points.full:
+            points.left_out(1 + sum(1 for _ in rows))
+            break
         step: int | None
         if step_at is None:
             step = None if second is None else index
@@ -75,7 +81,7 @@ def _rows(header: list[str], rows: Iterator[list[str]], points: Points) -> None:
             if step is None:
                 without += 1
                 continue
-        for at, name in columns:
+        for name, at in columns.items():
             if at < len(row) and (cell := row[at].strip()) and (value := number(cell)) is not None:
                 points.add(name, value, step, recognised=recognised)
     if without:

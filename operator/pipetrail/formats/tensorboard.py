@@ -1,0 +1,138 @@
+"""Scalars of TensorBoard event files, without TensorFlow: TFRecords of Event protobufs, checksums verified.
+
+A value is a float32, widened, as TensorBoard's own reader gives it. Read are ``simple_value`` and tensors of one float
+or double of the plugin "scalars"; images, histograms, graphs and hyperparameters are not. A damaged record ends the
+file: what stands before it counts.
+"""
+
+import struct
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Final
+
+from pipetrail.formats.points import Points
+
+_MAX_RECORD: Final = 64 << 10  # a scalar takes about 100 bytes; what is bigger is an image, an audio or a graph
+
+
+def _crc_table() -> tuple[int, ...]:
+    table = []
+    for byte in range(256):
+        for _ in range(8):
+            byte = byte >> 1 ^ (0x82F63B78 if byte & 1 else 0)  # CRC-32C, reflected
+        table.append(byte)
+    return tuple(table)
+
+
+_CRC: Final = _crc_table()
+
+
+def _masked_crc(data: bytes) -> int:
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc = crc >> 8 ^ _CRC[(crc ^ byte) & 0xFF]
+    crc ^= 0xFFFFFFFF
+    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+def events(data: bytes, points: Points) -> None:
+    """Add the scalars of an event file, each at its step and wall time."""
+    plugins: dict[str, str] = {}  # only the first value of a tag need name its plugin
+    at = 0
+    while at < len(data) and not points.full:
+        head = data[at : at + 12]
+        size = int.from_bytes(head[:8], "little")
+        stop = at + 12 + size
+        if len(head) < 12 or _masked_crc(head[:8]) != int.from_bytes(head[8:], "little") or stop + 4 > len(data):
+            points.note("TensorBoardDamaged", f"the event file breaks off or is damaged at byte {at}")
+            return
+        if size <= _MAX_RECORD:
+            record = data[at + 12 : stop]
+            if _masked_crc(record) != int.from_bytes(data[stop : stop + 4], "little"):
+                points.note("TensorBoardDamaged", f"the event file is damaged at byte {at}")
+                return
+            try:
+                _event(record, points, plugins)
+            except (IndexError, struct.error, ValueError, OverflowError):
+                points.note("TensorBoardDamaged", f"the event file holds something else at byte {at}")
+                return
+        at = stop + 4
+
+
+def _event(record: bytes, points: Points, plugins: dict[str, str]) -> None:
+    step, time, summaries = 0, None, []
+    for field, value in _fields(record):
+        match field, value:
+            case 1, bytes():
+                time = datetime.fromtimestamp(struct.unpack("<d", value)[0], UTC)
+            case 2, int():
+                step = value - (1 << 64) if value >> 63 else value
+            case 5, bytes():
+                summaries.append(value)
+    for summary in summaries:
+        for field, entry in _fields(summary):
+            if field == 1 and isinstance(entry, bytes) and (found := _scalar(entry, plugins)):
+                points.add(found[0], found[1], step, time=time, recognised="tensorboard")
+
+
+def _scalar(entry: bytes, plugins: dict[str, str]) -> tuple[str, float] | None:
+    tag, simple, tensor = "", None, None
+    for field, value in _fields(entry):
+        match field, value:
+            case 1, bytes():
+                tag = value.decode()
+            case 2, bytes() if len(value) == 4:
+                simple = struct.unpack("<f", value)[0]
+            case 8, bytes():
+                tensor = value
+            case 9, bytes():
+                plugin = next((v for f, v in _fields(value) if f == 1 and isinstance(v, bytes)), b"")
+                name = next((v for f, v in _fields(plugin) if f == 1 and isinstance(v, bytes)), b"")
+                plugins.setdefault(tag, name.decode())
+    if simple is None and tensor is not None and plugins.get(tag) == "scalars":
+        simple = _tensor(tensor)
+    return None if simple is None else (tag, simple)
+
+
+def _tensor(tensor: bytes) -> float | None:
+    raw = b"".join(v for f, v in _fields(tensor) if f in (4, 5, 6) and isinstance(v, bytes))
+    kind = next((v for f, v in _fields(tensor) if f == 1), 0)
+    form = {1: "<f", 2: "<d"}.get(kind if isinstance(kind, int) else 0)  # DT_FLOAT, DT_DOUBLE
+    return struct.unpack(form, raw)[0] if form and len(raw) == struct.calcsize(form) else None
+
+
+def _fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
+    """Field numbers and raw values of a protobuf message: varints as int, all else as bytes."""
+    at = 0
+    while at < len(message):
+        tag, at = _varint(message, at)
+        match tag & 7:
+            case 0:
+                value, at = _varint(message, at)
+                yield tag >> 3, value
+                continue
+            case 1:
+                size = 8
+            case 2:
+                size, at = _varint(message, at)
+            case 5:
+                size = 4
+            case _:
+                raise ValueError("not a protobuf wire type")
+        if at + size > len(message):
+            raise IndexError("breaks off")
+        yield tag >> 3, message[at : at + size]
+        at += size
+
+
+def _varint(data: bytes, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        byte = data[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        shift += 7
+        if not byte & 0x80:
+            return value, at
+        if shift > 63:
+            raise ValueError("a varint that is too long")
