@@ -135,6 +135,8 @@ def _bring_up(cluster: Cluster, ledger: Ledger, progress: Progress) -> None:
     pki.write_kubeconfigs(layout, cluster.secrets, cluster.server)
     record = ledger.read() or Record(tier=cluster.tier)
     record = ledger.write(dataclasses.replace(record, tier=cluster.tier, ports=cluster.ports))
+    if cluster.tier == "node":
+        node.check_vacant(ledger)
     _check_ports(cluster, record)
     _link_commands(cluster)
     if cluster.tier == "node":

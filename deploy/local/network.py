@@ -56,9 +56,7 @@ def plan(api_port: int, guarded_ports: Sequence[int]) -> list[Thing]:
 
 def set_up(things: Sequence[Thing], ledger: Ledger, owner: Path) -> None:
     """Make each of the changes that is not made yet; each is in the record first."""
-    recorded = ledger.now().things
-    if Bridge(BRIDGE) not in recorded:
-        _check_foreign()
+    check_vacant(ledger)
     for thing in things:
         match thing:
             case Sysctl(path=path):
@@ -103,8 +101,10 @@ def _make_bridge(owner: Path) -> None:
     run("ip", "link", "set", BRIDGE, "up")
 
 
-def _check_foreign() -> None:
+def check_vacant(ledger: Ledger) -> None:
     """A machine has one node tier: whoever has the bridge already is named, by the label on it."""
+    if find("ip") is None or Bridge(BRIDGE) in ledger.now().things:
+        return
     links = json.loads(run("ip", "-json", "addr"))
     for link in links:
         if link["ifname"] == BRIDGE:

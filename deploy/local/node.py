@@ -41,6 +41,11 @@ def check_machine() -> None:
         )
 
 
+def check_vacant(ledger: Ledger) -> None:
+    """Trouble if another cluster of this machine has a node."""
+    network.check_vacant(ledger)
+
+
 def _pods_group(cluster: Cluster) -> str:
     return f"pipetrail-{cluster.layout.name}"
 
