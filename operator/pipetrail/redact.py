@@ -60,6 +60,7 @@ _TOKEN_OF_TEXT: Final = frozenset(
 )
 _NUMBER: Final = re.compile(r"[-+]?[0-9]+(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?")
 _PLACEHOLDERS: Final = frozenset({"true", "false", "none", "null", "default", "empty", "unset", "undefined"})
+_DIGITS: Final = re.compile(r"[-+]?[0-9]+(?:\.[0-9]+)?")
 _SHORTEST: Final = 4
 _SHORTEST_NUMBER: Final = 6
 _LONGEST_COUNT: Final = 15
@@ -197,7 +198,7 @@ class _Scrub:
         self._names = names
         parts = sorted({form for s in secrets for form in _forms(s)}, key=lambda s: (-len(s), s))
         self._secrets = tuple(parts)
-        self._numbers = frozenset(s for s in parts if _NUMBER.fullmatch(s))
+        self._numbers = frozenset(s for s in parts if _DIGITS.fullmatch(s))
         self._pattern = re.compile("|".join(map(_pattern, parts))) if parts else None
         self._memo: dict[str, str] = {}
 
@@ -304,7 +305,7 @@ class _Scrub:
 def _forms(secret: str) -> Iterator[str]:
     """`secret` as texts may hold it; nothing if it is too common a text to be looked for."""
     for text in (secret, secret.strip(), *_long_lines(secret)):
-        number = _NUMBER.fullmatch(text)
+        number = _DIGITS.fullmatch(text)
         if len(text) < (_SHORTEST_NUMBER if number else _SHORTEST) or text.lower() in _PLACEHOLDERS or text == REDACTED:
             continue
         yield text
@@ -326,4 +327,4 @@ def _long_lines(secret: str) -> Iterator[str]:
 def _pattern(secret: str) -> str:
     escaped = re.escape(secret)
     # Digits inside longer numbers are not the secret: 123456 is no part of 0.81234567.
-    return rf"(?<![\d.]){escaped}(?![\d.]*\d)" if _NUMBER.fullmatch(secret) else escaped
+    return rf"(?<![\d.]){escaped}(?![\d.]*\d)" if _DIGITS.fullmatch(secret) else escaped

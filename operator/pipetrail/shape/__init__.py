@@ -128,7 +128,7 @@ class _Shaping:
         step = place.step
         chosen = selection.select(step, self.capture, self.changes)
         draft.tags.update(facts.output_tags(place, chosen.outputs, self.capture))
-        sent = merging.merge(chosen.points, self.changes, step=place.prefix, run=draft.name)
+        sent = merging.merge(chosen.points, self.changes, step=step.path)
         ids: dict[str, str] = {}
         for key, point in sent:
             if key not in ids:

@@ -83,7 +83,7 @@ def parent_params(
     params = dict(record.params)
     for place in places:
         for name, value in known.telling(place.step).items():
-            if place.turn is not None and any(value == names.text(t.item) for t in place.turn.iteration):
+            if place.turn is not None and value in names.item_texts(place.turn.iteration):
                 continue  # the label in its name says it
             _put(params, names.joined(place.prefix, name, by="."), value, changes)
     return params

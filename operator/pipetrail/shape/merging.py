@@ -34,12 +34,13 @@ class _Group:
         return self.source[1]
 
 
-def merge(points: Iterable[Point], changes: Changes, *, step: str, run: str = "") -> tuple[tuple[str, Point], ...]:
-    """What of one step's `points` is sent, each with its key; a renamed key is said in `changes` of `run`."""
+def merge(points: Iterable[Point], changes: Changes, *, step: str) -> tuple[tuple[str, Point], ...]:
+    """What of one step's `points` is sent, each with its key; renamed keys are said once for all turns."""
     groups = _groups(points)
 
     def rename(group: _Group, new: str, reason: str, why: str) -> None:
-        changes.say("metric", f"{step}: {group.key}" if step else group.key, reason, f"{why}: sent as {new}", run=run)
+        name = f"{step}: {group.key}" if step else group.key
+        changes.say("metric", name, reason, f"{why}: sent as {new}")
         group.key = new
 
     for group, new in _files_apart(groups):

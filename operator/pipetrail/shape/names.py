@@ -117,6 +117,12 @@ def _input(value: str, params: Sequence[Mapping[str, str]], shared: Mapping[str,
     return ""
 
 
+def item_texts(iteration: Iteration) -> frozenset[str]:
+    """The items of a turn as inputs get them, whole and entry by entry."""
+    entries = [v for turn in iteration if isinstance(turn.item, Mapping) for v in turn.item.values()]
+    return frozenset(map(text, [*(turn.item for turn in iteration), *entries]))
+
+
 def text(value: Any) -> str:
     """A loop's item as Argo hands it to an input."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, separators=(",", ":"))
