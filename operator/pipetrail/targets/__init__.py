@@ -1,1 +1,43 @@
-"""Targets: one module per tracker behind the contract of :mod:`pipetrail.targets.target`."""
+"""Targets: one module or package per tracker behind the contract of :mod:`pipetrail.targets.target`."""
+
+from collections.abc import Awaitable, Callable
+
+from pipetrail.api import Backend, ConfigMapKeyRef, MlflowAuth, MlflowBackend, SecretKeyRef
+from pipetrail.targets.target import Target
+
+Resolve = Callable[[SecretKeyRef | ConfigMapKeyRef], Awaitable[str]]
+
+
+async def connect(backend: Backend, resolve: Resolve) -> Target:
+    """The target that `backend` asks for; `resolve` gives the text behind a reference. No tracker is called.
+
+    A tracker's module is imported when it is asked for: whoever needs the contract alone (shape, plan) gets no HTTP.
+    """
+    match backend:
+        case Backend(mlflow=MlflowBackend() as mlflow):
+            return await _mlflow(mlflow, resolve)
+        case _:
+            raise AssertionError("the API admits no other backend")
+
+
+async def _mlflow(backend: MlflowBackend, resolve: Resolve) -> Target:
+    from pipetrail.targets.mlflow.auth import Auth, Basic, Bearer, NoAuth
+    from pipetrail.targets.mlflow.target import MlflowTarget
+
+    auth: Auth = NoAuth()
+    if isinstance(backend.auth, MlflowAuth):
+        basic, bearer = backend.auth.basic, backend.auth.bearer_token_secret_ref
+        if basic:
+            user = await resolve(basic.username_secret_ref)
+            auth = Basic(user=user, password=await resolve(basic.password_secret_ref))
+        elif bearer:
+            auth = Bearer(token=await resolve(bearer))
+    return MlflowTarget(
+        backend.tracking_uri,
+        ui_uri=backend.ui_uri or None,
+        auth=auth,
+        ca_pem=await resolve(backend.ca_bundle_ref.config_map_key_ref) if backend.ca_bundle_ref else None,
+    )
+
+
+__all__ = ["Resolve", "connect"]

@@ -1,0 +1,132 @@
+"""A real MLflow server on SQLite: ``with serving(folder) as server: … server.url …``. Up in 16 to 20 s.
+
+Used by the contract, end-to-end and chaos tests and by the demo. One worker: more are slower at low concurrency, and
+SQLite has one writer anyway (targets.md §1.6). The job runner and telemetry are off.
+"""
+
+import contextlib
+import os
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+START_S = 120.0
+ADMIN = "admin"
+PASSWORD = "correct horse battery staple"
+
+
+@dataclass
+class Server:
+    """A server that was started; `folder` has its database, artifacts and log."""
+
+    url: str
+    folder: Path
+    port: int
+    user: str = ""
+    password: str = ""
+    options: Sequence[str] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
+    process: "subprocess.Popen[bytes] | None" = None
+    ca: Path | None = None
+
+    def start(self) -> None:
+        """Start the process; :meth:`wait` says when it answers."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        command = [
+            sys.executable, "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{self.folder}/mlflow.db",
+            "--artifacts-destination", str(self.folder / "artifacts"), "--host", "127.0.0.1", "--port", str(self.port),
+            "--workers", "1", *self.options,
+        ]  # fmt: skip
+        environment = {
+            **os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true",
+            **self.environment,
+        }  # fmt: skip
+        with (self.folder / "server.log").open("ab") as log:
+            self.process = subprocess.Popen(
+                command, cwd=self.folder, env=environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL,
+                start_new_session=True,
+            )  # fmt: skip
+
+    def wait(self, seconds: float = START_S) -> None:
+        """Until it answers; raises with the end of its log if it ended or takes longer."""
+        until = time.monotonic() + seconds
+        context = ssl.create_default_context(cafile=self.ca) if self.ca else None
+        while time.monotonic() < until:
+            assert self.process is not None
+            if self.process.poll() is not None:
+                raise RuntimeError(f"MLflow ended with {self.process.returncode}:\n{self.said()}")
+            with contextlib.suppress(urllib.error.URLError, ConnectionError, TimeoutError, ssl.SSLError):
+                with urllib.request.urlopen(f"{self.url}/health", timeout=2, context=context):
+                    return
+            time.sleep(0.1)
+        raise TimeoutError(f"MLflow does not answer after {seconds:.0f} s:\n{self.said()}")
+
+    def stop(self, *, kill: bool = False) -> None:
+        """End it and its worker: this server's own process group, nothing else."""
+        process, self.process = self.process, None
+        if process is None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL if kill else signal.SIGTERM)
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+    def said(self) -> str:
+        """The end of its log."""
+        log = self.folder / "server.log"
+        return log.read_text(errors="replace")[-3000:] if log.exists() else ""
+
+
+def free_port() -> int:
+    """A port that nothing listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def plain(
+    folder: Path, *, port: int = 0, options: Sequence[str] = (), hosts: str = "localhost:*,127.0.0.1:*"
+) -> Server:
+    """A server without credentials that answers to `hosts` (not yet started)."""
+    port = port or free_port()
+    return Server(f"http://127.0.0.1:{port}", folder, port, options=("--allowed-hosts", hosts, *options))
+
+
+def with_login(folder: Path, *, port: int = 0) -> Server:
+    """A server with MLflow's own basic auth (not yet started)."""
+    port = port or free_port()
+    folder.mkdir(parents=True, exist_ok=True)
+    settings = folder / "auth.ini"
+    settings.write_text(
+        "[mlflow]\ndefault_permission = READ\nauthorization_function = mlflow.server.auth:authenticate_request_basic_auth\n"
+        f"database_uri = sqlite:///{folder}/auth.db\nadmin_username = {ADMIN}\nadmin_password = {PASSWORD}\n"
+    )
+    return Server(
+        f"http://127.0.0.1:{port}", folder, port, ADMIN, PASSWORD,
+        options=("--app-name", "basic-auth", "--allowed-hosts", "localhost:*,127.0.0.1:*"),
+        environment={"MLFLOW_FLASK_SERVER_SECRET_KEY": "for tests", "MLFLOW_AUTH_CONFIG_PATH": str(settings)},
+    )  # fmt: skip
+
+
+@contextlib.contextmanager
+def serving(folder: Path, *, port: int = 0) -> Iterator[Server]:
+    """A plain server that answers, stopped at the end."""
+    server = plain(folder, port=port)
+    server.start()
+    try:
+        server.wait()
+        yield server
+    finally:
+        server.stop()
