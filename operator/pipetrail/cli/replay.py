@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from pipetrail import recording
 from pipetrail import replay as playing
 from pipetrail.kube import Kube, KubeError
 from pipetrail.replay.play import MAX_SPEED
@@ -79,10 +80,10 @@ def replay(
         raise typer.BadParameter("one name is for one run: leave out --name or --times", param_hint="--name")
     try:
         store = playing.find_store(endpoint=s3_endpoint, bucket=s3_bucket, secret=s3_secret)
-        events = playing.read(folder)
+        events = recording.load(folder).events()
         script = playing.script(events, namespace=namespace, store=store, thin=thin)
         asyncio.run(_play(script, folder, context, name, speed, times, at_once, keep_times=keep_times, objects=upload))
-    except (playing.ReplayError, ValueError) as error:
+    except (playing.ReplayError, recording.BadRecording, ValueError) as error:
         problems.print(f"error: {error}", markup=False)
         raise typer.Exit(1) from None
     except KubeError as error:

@@ -5,12 +5,11 @@
 objects is written, and only under the run's new name.
 """
 
-from pipetrail.replay.events import Event, read
 from pipetrail.replay.play import Played, Replayed, ReplayError, prepare, replay
 from pipetrail.replay.script import LABEL, Move, Script, Store, fresh_name, script
 from pipetrail.replay.store import find_store, upload
 
 __all__ = [
-    "LABEL", "Event", "Move", "Played", "ReplayError", "Replayed", "Script", "Store",
-    "find_store", "fresh_name", "prepare", "read", "replay", "script", "upload",
+    "LABEL", "Move", "Played", "ReplayError", "Replayed", "Script", "Store",
+    "find_store", "fresh_name", "prepare", "replay", "script", "upload",
 ]  # fmt: skip

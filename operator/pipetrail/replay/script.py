@@ -16,11 +16,12 @@ import re
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final, Literal, Protocol
+from typing import Any, Final, Literal
 
 import msgspec
 
 from pipetrail.record import Frozen
+from pipetrail.recording import Event
 
 LABEL: Final = "workflows.argoproj.io/controller-instanceid"
 INSTANCE: Final = "pipetrail-replay"
@@ -41,30 +42,6 @@ _DAY_S: Final = 86400.0
 
 Json = dict[str, Any]
 Hole = tuple[Literal["name", "uid", "stamp"], str]
-
-
-class Happened(Protocol):
-    """One watch event of a recording, as `events.jsonl` has it."""
-
-    @property
-    def at(self) -> float:
-        """Unix time of its arrival."""
-        ...
-
-    @property
-    def kind(self) -> str:
-        """Workflow, Pod, WorkflowTaskResult or WorkflowTaskSet."""
-        ...
-
-    @property
-    def type(self) -> str:
-        """ADDED, MODIFIED or DELETED."""
-        ...
-
-    @property
-    def object(self) -> Mapping[str, Any]:
-        """The whole body."""
-        ...
 
 
 class Store(Frozen, frozen=True):
@@ -137,7 +114,7 @@ def fresh_name(script: Script) -> str:
     return base[: MAX_NAME - len(suffix)] + suffix
 
 
-def script(events: Iterable[Happened], *, namespace: str, store: Store | None = None, thin: bool = False) -> Script:
+def script(events: Iterable[Event], *, namespace: str, store: Store | None = None, thin: bool = False) -> Script:
     """Make the events of one run ready; raises :class:`ValueError` if there is no Workflow among them.
 
     `thin` leaves out what pods do before they end (half of all events): an observer that lets the server drop those,
@@ -147,8 +124,8 @@ def script(events: Iterable[Happened], *, namespace: str, store: Store | None = 
     first = next((e for e in happened if e.kind == "Workflow"), None)
     if first is None:
         raise ValueError("the recording has no event of a Workflow: is it one of an Argo run?")
-    meta = first.object["metadata"]
-    uids = {str(e.object["metadata"].get("uid")) for e in happened if e.kind in ("Workflow", "Pod")}
+    meta = first.body["metadata"]
+    uids = {str(e.body["metadata"].get("uid")) for e in happened if e.kind in ("Workflow", "Pod")}
     started, ended = happened[0].at, max(e.at for e in happened)
     cut = _Cut(str(meta["name"]), uids - {"None", ""}, started - _DAY_S, ended + _DAY_S)
     recorded = _repository(happened)
@@ -158,8 +135,8 @@ def script(events: Iterable[Happened], *, namespace: str, store: Store | None = 
             at_s=max(0.0, e.at - started),
             kind=e.kind,
             type="DELETED" if e.type == "DELETED" else "ADDED" if e.type == "ADDED" else "MODIFIED",
-            name=str(e.object["metadata"]["name"]),
-            uid=str(e.object["metadata"].get("uid") or ""),
+            name=str(e.body["metadata"]["name"]),
+            uid=str(e.body["metadata"].get("uid") or ""),
             body=cut.text(_cleaned(e, namespace, recorded, store)),
             says=tuple(tell.about(e)),
         )
@@ -214,25 +191,25 @@ class _Cut:
         return self._window[0] <= at <= self._window[1]
 
 
-def _repository(events: Iterable[Happened]) -> Json:
+def _repository(events: Iterable[Event]) -> Json:
     """The S3 repository that the recording's controller resolved."""
     for event in events:
         if event.kind == "Workflow":
-            status = event.object.get("status") or {}
+            status = event.body.get("status") or {}
             found = (status.get("artifactRepositoryRef") or {}).get("artifactRepository") or {}
             if found.get("s3"):
                 return dict(found["s3"])
     return {}
 
 
-def _is_underway(event: Happened) -> bool:
-    phase = (event.object.get("status") or {}).get("phase")
+def _is_underway(event: Event) -> bool:
+    phase = (event.body.get("status") or {}).get("phase")
     return event.kind == "Pod" and event.type == "MODIFIED" and phase in ("Pending", "Running")
 
 
-def _cleaned(event: Happened, namespace: str, recorded: Json, store: Store | None) -> Json:
+def _cleaned(event: Event, namespace: str, recorded: Json, store: Store | None) -> Json:
     """The body as we may write it."""
-    kind, body = event.kind, event.object
+    kind, body = event.kind, event.body
     moved = _moved(body, recorded, store) if store and recorded else body
     meta = {key: value for key, value in moved["metadata"].items() if key not in _SERVER_SET}
     meta["namespace"] = namespace
@@ -295,9 +272,9 @@ class _Telling:
         self._nodes: dict[str, str] = {}
         self._pods: dict[str, str] = {}
 
-    def about(self, event: Happened) -> Iterator[str]:
-        status = event.object.get("status") or {}
-        name = str(event.object["metadata"]["name"])
+    def about(self, event: Event) -> Iterator[str]:
+        status = event.body.get("status") or {}
+        name = str(event.body["metadata"]["name"])
         if event.type == "DELETED":
             if event.kind != "WorkflowTaskResult":
                 yield f"{event.kind.lower()} {name} deleted"
