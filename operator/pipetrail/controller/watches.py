@@ -38,7 +38,7 @@ class NothingStored(kopf.DiffBaseStorage):
         """Nothing was ever stored."""
         return {}
 
-    async def store(self, **_: Any) -> None:
+    def store(self, **_: Any) -> None:
         """Store nothing."""
 
 
@@ -145,7 +145,7 @@ def registry(sink: Sink, kinds: Kinds, kube: Kube) -> kopf.OperatorRegistry:
         async def seen(event: Any, **_: Any) -> None:
             receive(event["type"], event["object"])
 
-        kopf.on.event(*([group] if group else []), version, plural, id=f"seen-{plural}", registry=handlers)(seen)
+        kopf.on.event(f"{group}/{version}" if group else version, plural, id=f"seen-{plural}", registry=handlers)(seen)
 
     serve(api.GROUP, "trackingtargets", api.VERSION, sink.target)
     serve(api.GROUP, "clustertrackingtargets", api.VERSION, sink.target)

@@ -187,22 +187,22 @@ class Roster:
             health = await connected.check()
         except Retry as error:
             # It may be back any moment, and lane's breaker probes more often than we look: let it.
-            health, reason, message = None, "Unreachable", error.message
+            healthy, reason, message = False, "Unreachable", error.message
         except TargetError as error:
             await connected.close()
             await self._say(seat, error.reason, error.message)
             return False
         else:
-            reason, message = "Ready", "runs are recorded as they complete"
+            healthy, reason, message = True, "Ready", "runs are recorded as they complete"
             seat.version = health.version
         old, seat.target = seat.target, connected
         seat.courier = Courier(connected, self._ledger, seat.lane.limiter, observe.count)
         if old is not None:
             await old.close()
-        if seat.lane.halted or health is not None:
+        if seat.lane.halted or healthy:
             seat.lane.resume()
         await self._say(seat, reason, message)
-        return health is not None
+        return healthy
 
     async def _resolve(self, seat: Seat, ref: SecretKeyRef | ConfigMapKeyRef) -> str:
         """The text behind a reference, in the target's namespace or, for the cluster's kind, the operator's."""

@@ -1,0 +1,5 @@
+"""``python -m pipetrail.cli``."""
+
+from pipetrail.cli import main
+
+main()
