@@ -98,12 +98,13 @@ def _json_lines(name: str, data: bytes, points: Points, *, strict: bool = False)
     """Add JSON lines; `strict`: only if the first two lines are objects. Says whether it did."""
     limits = points.limits
     decode = json_numbers.decoder(Points(limits), b"").decode
-    head = [_line(text, decode) for text in islice(json_numbers.lines(data, limits.line_bytes), 1000)]
+    texts = (text for text in json_numbers.lines(data, limits.line_bytes) if text is None or text.strip())
+    head = [_line(text, decode) for text in islice(texts, 1000)]
     if strict and not all(isinstance(value, dict) for value in head[:2]):
         return False
     objects = [value for value in head if isinstance(value, dict)]
     key = best_step_key(objects)
-    single = key is None and len(objects) == 1 and data.count(b"\n") <= len(head)
+    single = key is None and len(head) == len(objects) == 1
     decode = json_numbers.decoder(points, data).decode
     bad = index = 0
     for number_of_line, text in enumerate(json_numbers.lines(data, limits.line_bytes), 1):

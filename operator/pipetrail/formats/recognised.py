@@ -2,8 +2,8 @@
 
 Generic: nested keys joined with dots; a list of numbers is a series whose steps are its indexes (nulls in it are gaps);
 nested lists give nothing; a bool or a string is no number. A list of objects with a step key is a series of records
-wherever it stands; a list of one object is that object; a file that is a list of objects without step key is a table
-whose steps are the indexes.
+wherever it stands. A file that is a list of other objects is a table whose steps are the indexes, and if there is only
+one, that object.
 """
 
 import re
@@ -24,10 +24,12 @@ def tree(value: Any, name: str, points: Points) -> None:
         case dict():
             if not (_huggingface(value, name, points) or _kfp(value, name, points)):
                 _object(value, name, points)
-        case list() if len(value) == 1 and isinstance(value[0], dict):
-            tree(value[0], name, points)
         case list() if value and all(isinstance(v, dict) for v in value):
-            if not records(value, "", points, recognised="records"):
+            if records(value, "", points, recognised="records"):
+                return
+            if len(value) == 1:
+                tree(value[0], name, points)
+            else:
                 for index, row in enumerate(value):
                     add_row(row, "", index, points)
         case list():

@@ -14,14 +14,14 @@ from typing import Any, Final
 
 from pipetrail.formats import Content
 from pipetrail.formats.json_numbers import decoder
-from pipetrail.formats.points import Limits, Points, best_step_key, is_number, whole
+from pipetrail.formats.points import STEP_KEYS, Limits, Points, best_step_key, is_number, whole
 from pipetrail.formats.recognised import add_row
 from pipetrail.record import Number, number
 
 LIMITS: Final = Limits(points=100_000, keys=2_000, line_bytes=64 << 10)
 
 _STAMP = re.compile(rb"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?(Z|[+-]\d\d:\d\d) ")
-_PAIR = re.compile(r"([^\s=\"'{}\[\]():,;]+)=(\"[^\"]*\"|[^\s=\"'{}\[\]]+)")
+_PAIR = re.compile(r"([^\s=\"'{}\[\]():,;]+)=(\"[^\"]*\"|[^\s=\"'{}\[\],;]+)")
 _SPACED = re.compile(r"([\w./|@%-]+)\s+=\s+(\S+)")
 _ARGO = re.compile(r"time=\S+ level=\w+ msg=")
 
@@ -74,7 +74,7 @@ class _Log:
         if key is not None:
             add_row(row, "", whole(row[key]), self._points, time=time, without=key)
             return
-        if all(is_number(value) for value in row.values()):
+        if all(is_number(value) for value in row.values()) and not row.keys() <= set(STEP_KEYS):
             for name, value in row.items():
                 self._waiting.setdefault(name, []).append((value, time))
                 self._left -= 1
