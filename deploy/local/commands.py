@@ -2,6 +2,7 @@
 
 import argparse
 import errno
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -77,6 +78,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return run(given, Layout((given.state or state_folder()).expanduser().absolute(), given.name).checked())
     except Trouble as trouble:
         print(f"\nerror: {trouble}", file=sys.stderr)
+    except BrokenPipeError:
+        # Whoever read the output has had enough, as `| head` does; nothing more is to be written.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except PermissionError as wrong:
         print(f"\nerror: may not touch {wrong.filename}: use the user that made it", file=sys.stderr)
     except OSError as wrong:

@@ -78,7 +78,10 @@ def opened(layout: Layout) -> tuple[Cluster, Record]:
     record = Ledger(layout.record).now()
     tools = builds.all_finished(layout, recipes_of(record.tier))
     if tools is None:
-        raise Trouble("the cluster was made by another version of this recipe: run `cluster.py up` again")
+        raise Trouble(
+            "the binaries that this recipe starts are not all there: run `cluster.py up` again, "
+            "with KUBEBUILDER_ASSETS set if it was set before"
+        )
     return _cluster(layout, record.tier, tools, record), record
 
 
