@@ -4,6 +4,7 @@
 `decode` reads targets that may have come past the API server's rules, `conditions` says what each reason means.
 """
 
+from pipetrail.api.conditions import REASONS, Reason
 from pipetrail.api.crds import crds, to_yaml
 from pipetrail.api.decode import FoundTarget, InvalidTarget, decode_target
 from pipetrail.api.model import API_VERSION, GROUP, VERSION, Model
@@ -53,11 +54,12 @@ from pipetrail.api.trackedrun import (
 )
 
 __all__ = [
-    "API_VERSION", "EXPERIMENT_ANNOTATION", "GROUP", "MAX_CHANGES", "RESEND_ANNOTATION", "RUN_NAME_ANNOTATION",
-    "TAGS_ANNOTATION", "TARGETS_ANNOTATION", "TRACK_LABEL", "VERSION", "Backend", "BasicAuth", "CaBundleRef", "Capture",
-    "Changes", "Claim", "ClusterTargetSpec", "Condition", "ConfigMapKeyRef", "Delivery", "Files", "FoundTarget",
-    "InvalidTarget", "LabelSelector", "MlflowAuth", "MlflowBackend", "Model", "Naming", "Policy", "Redact",
-    "Requirement", "RunPolicy", "RunRef", "SecretKeyRef", "Select", "StatusChange", "StatusPartial", "SyncCounts",
-    "SyncPhase", "TargetKind", "TargetRef", "TargetSpec", "TargetStatus", "TrackedRunSpec", "TrackedRunStatus",
-    "crds", "decode_target", "seconds", "to_json", "to_yaml", "tracked_run_name",
+    "API_VERSION", "EXPERIMENT_ANNOTATION", "GROUP", "MAX_CHANGES", "REASONS", "RESEND_ANNOTATION",
+    "RUN_NAME_ANNOTATION", "TAGS_ANNOTATION", "TARGETS_ANNOTATION", "TRACK_LABEL", "VERSION", "Backend",
+    "BasicAuth", "CaBundleRef", "Capture", "Changes", "Claim", "ClusterTargetSpec", "Condition", "ConfigMapKeyRef",
+    "Delivery", "Files", "FoundTarget", "InvalidTarget", "LabelSelector", "MlflowAuth", "MlflowBackend", "Model",
+    "Naming", "Policy", "Reason", "Redact", "Requirement", "RunPolicy", "RunRef", "SecretKeyRef", "Select",
+    "StatusChange", "StatusPartial", "SyncCounts", "SyncPhase", "TargetKind", "TargetRef", "TargetSpec",
+    "TargetStatus", "TrackedRunSpec", "TrackedRunStatus", "crds", "decode_target", "seconds", "to_json", "to_yaml",
+    "tracked_run_name",
 ]  # fmt: skip

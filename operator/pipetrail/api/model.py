@@ -5,7 +5,7 @@ objects that came past it (an older server, a file given to ``preview``). tests/
 """
 
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, ClassVar, Final, Literal
+from typing import Any, ClassVar, Final, Literal
 
 import msgspec
 from msgspec import Meta
@@ -49,5 +49,3 @@ def listed(text: str, *, most: int, kind: Literal["set", "atomic", "map"] = "set
 ATOMIC: Final = {"x-kubernetes-map-type": "atomic"}
 UNBOUNDED: Final = 8192
 """Characters of a text in a status: nothing of ours is as long, but no text in the API is without a limit."""
-
-Name = Annotated[str, Meta(min_length=1, max_length=253)]

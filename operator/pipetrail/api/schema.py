@@ -50,12 +50,9 @@ class _Writer:
     def _field(self, field: inspect.Field) -> dict[str, Any]:
         schema = self.of(field.type)
         default = field.default
-        if isinstance(default, str | int | bool) and default != "":
-            schema["description"] = f"{schema.get('description', '').rstrip('.')}. Default: {_shown(default)}.".lstrip(
-                ". "
-            )
-            if self._defaults:
-                schema["default"] = default
+        if self._defaults and isinstance(default, str | int | bool):
+            schema["description"] += f" Default: {_shown(default)}."
+            schema["default"] = default
         return _ordered(schema)
 
     def of(self, info: inspect.Type) -> dict[str, Any]:
@@ -69,6 +66,10 @@ class _Writer:
                 return schema | ({"x-kubernetes-validations": [*kept, *added]} if kept or added else {})
             case inspect.StructType():
                 return self.struct(info)
+            case inspect.LiteralType(values=values) if "Off" in values and self._rules:
+                # kubectl reads YAML 1.1, where a bare On is true: decode.py takes both for what was meant. Without a
+                # type this is the one form that may be either.
+                return {"x-kubernetes-preserve-unknown-fields": True, "enum": [*values, False, True]}
             case inspect.LiteralType(values=values):
                 return {"type": "string", "enum": list(values)}
             case inspect.StrType(min_length=least, max_length=most):

@@ -10,8 +10,8 @@ from pipetrail.api.model import Model, doc, listed
 class Condition(Model, frozen=True, kw_only=True, omit_defaults=False):
     """Kubernetes' condition; docs/conditions.md lists every reason and what to do about it."""
 
-    type: Literal["Accepted", "ResolvedRefs", "Reachable", "Ready"]
-    status: Literal["True", "False", "Unknown"]
+    type: Annotated[Literal["Accepted", "ResolvedRefs", "Reachable", "Ready"], doc("What is said of the target.")]
+    status: Annotated[Literal["True", "False", "Unknown"], doc("Whether it holds.")]
     reason: Annotated[str, doc("Why, in one word: docs/conditions.md says what to do.", min_length=1, max_length=1024)]
     message: Annotated[str, doc("Why, and the next step, for people.", max_length=32768)] = ""
     observed_generation: Annotated[int, doc("The target's generation that this is about.", ge=0)] = 0

@@ -13,7 +13,7 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from pipetrail.api import rules
-from pipetrail.api.model import ATOMIC, GROUP, Model, Name, doc, listed
+from pipetrail.api.model import ATOMIC, GROUP, Model, doc, listed
 
 TRACK_LABEL: Final = f"{GROUP}/track"
 TARGETS_ANNOTATION: Final = f"{GROUP}/targets"
@@ -288,9 +288,9 @@ class ClusterTargetSpec(TargetSpec, frozen=True, kw_only=True):
 class TargetRef(Model, frozen=True, kw_only=True):
     """A target's identity: that is what a TrackedRun's name hashes. `namespace` is empty for the cluster's kind."""
 
-    kind: TargetKind = "TrackingTarget"
-    name: Name
-    namespace: Annotated[str, Meta(max_length=63)] = ""
+    kind: Annotated[TargetKind, doc("Its kind.")] = "TrackingTarget"
+    name: Annotated[str, doc("Its name.", max_length=253)]
+    namespace: Annotated[str, doc("Its namespace; absent for a ClusterTrackingTarget.", max_length=63)] = ""
 
     def __str__(self) -> str:
         """As people write it: kind/name or kind/namespace/name."""
@@ -300,9 +300,9 @@ class TargetRef(Model, frozen=True, kw_only=True):
 class Policy(Model, frozen=True, kw_only=True):
     """What is fixed for a run at its intent: an edit of the target applies to new runs only."""
 
-    naming: Naming = Naming()
-    capture: Capture = Capture()
-    redact: Redact = Redact()
+    naming: Annotated[Naming, doc("What things are called in the tracker.")] = Naming()
+    capture: Annotated[Capture, doc("What is taken from the run.")] = Capture()
+    redact: Annotated[Redact, doc("Which values never leave.")] = Redact()
 
     @property
     def digest(self) -> str:

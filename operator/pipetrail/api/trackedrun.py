@@ -40,9 +40,7 @@ class TrackedRunSpec(Model, frozen=True, kw_only=True):
     policy: Annotated[Policy, doc("What was fixed for the run when it was first seen.")]
     attempt: Annotated[int, doc("Counts the tracker runs of one run.", ge=1)] = 1
     supersedes: Annotated[str, doc("The tracker's run that this one replaces.", max_length=1000)] = ""
-    experiment: Annotated[
-        str, doc("The tracker's experiment, as named when the run was first seen.", max_length=1000)
-    ] = ""
+    experiment: Annotated[str, doc("The experiment, as named when the run was first seen.", max_length=1000)] = ""
 
 
 class StatusChange(Model, frozen=True, kw_only=True):
@@ -97,7 +95,6 @@ class TrackedRunStatus(Model, frozen=True, kw_only=True):
     outcome: Annotated[str, doc("How the run stands or ended, as in running or succeeded.", max_length=63)] = ""
     external_id: Annotated[str, doc("The tracker's id of the run.", max_length=1000)] = ""
     experiment_id: Annotated[str, doc("The tracker's id of the experiment.", max_length=1000)] = ""
-    experiment_name: Annotated[str, doc("The experiment's name in the tracker.", max_length=1000)] = ""
     url: Annotated[str, doc("The run's page in the tracker.", max_length=4096)] = ""
     digest: Annotated[str, doc("Digest of what was delivered when it settled.", max_length=128)] = ""
     generation: Annotated[str, doc("The run's generation that was delivered.", max_length=256)] = ""

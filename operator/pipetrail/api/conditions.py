@@ -1,0 +1,138 @@
+"""Every reason that a target's conditions give, what it means and what to do next. docs/conditions.md is this table.
+
+Names follow Gateway API's habit (https://gateway-api.sigs.k8s.io/geps/gep-713/): a condition that holds gives its own
+name as the reason.
+"""
+
+from collections.abc import Mapping
+from typing import Final, Literal
+
+from pipetrail.api.model import Model
+
+ConditionType = Literal["Accepted", "ResolvedRefs", "Reachable", "Ready"]
+
+
+class Reason(Model, frozen=True, kw_only=True):
+    """One reason: the conditions that give it, what it says, and the next step of a person who reads it."""
+
+    on: tuple[ConditionType, ...]
+    means: str
+    next_step: str
+
+
+ABOUT: Final[Mapping[ConditionType, str]] = {
+    "Accepted": "The spec is one that this version of the operator can follow.",
+    "ResolvedRefs": "Every Secret and ConfigMap that the spec names is there and may be read.",
+    "Reachable": "The tracker answers at its address, and it is the tracker that it should be.",
+    "Ready": "All of these hold, the tracker lets us in, and runs are recorded as they complete.",
+}
+
+REASONS: Final[Mapping[str, Reason]] = {
+    "Accepted": Reason(on=("Accepted",), means="The spec is in order.", next_step="Nothing."),
+    "ResolvedRefs": Reason(on=("ResolvedRefs",), means="All references lead somewhere.", next_step="Nothing."),
+    "Reachable": Reason(on=("Reachable",), means="The tracker answers.", next_step="Nothing."),
+    "Ready": Reason(on=("Ready",), means="Runs are recorded as they complete.", next_step="Nothing."),
+    "Pending": Reason(
+        on=("Accepted", "ResolvedRefs", "Reachable", "Ready"),
+        means="The operator has not looked yet, or something before it has to be mended first.",
+        next_step="Wait a moment; if it stays, see whether the operator runs and watches this namespace.",
+    ),
+    "Suspended": Reason(
+        on=("Ready",),
+        means="spec.suspend is true: runs wait and nothing is sent.",
+        next_step="Set spec.suspend to false to send what has waited.",
+    ),
+    "InvalidSpec": Reason(
+        on=("Accepted", "Ready"),
+        means="The spec came past the API server's rules and asks for what there is not; the message names the field.",
+        next_step="Mend the field that the message names. Apply crds/ again if the API server should have refused it.",
+    ),
+    "SecretNotFound": Reason(
+        on=("ResolvedRefs", "Ready"),
+        means="The Secret that a reference names does not exist.",
+        next_step="Create it in the target's namespace (of a ClusterTrackingTarget: the operator's), or mend the name.",
+    ),
+    "SecretKeyNotFound": Reason(
+        on=("ResolvedRefs", "Ready"),
+        means="The Secret has no such key, or what lies there is not text.",
+        next_step="Add the key to the Secret, or mend the reference; the message lists the keys that there are.",
+    ),
+    "ConfigMapNotFound": Reason(
+        on=("ResolvedRefs", "Ready"),
+        means="The ConfigMap that a reference names does not exist.",
+        next_step="Create it in the target's namespace (of a ClusterTrackingTarget: the operator's), or mend the name.",
+    ),
+    "ConfigMapKeyNotFound": Reason(
+        on=("ResolvedRefs", "Ready"),
+        means="The ConfigMap has no such key.",
+        next_step="Add the key to the ConfigMap, or mend the reference; the message lists the keys that there are.",
+    ),
+    "RefForbidden": Reason(
+        on=("ResolvedRefs", "Ready"),
+        means="The operator may not read the Secret or ConfigMap.",
+        next_step="Bind the operator's ServiceAccount a Role that gets secrets and configmaps (deploy/rbac.yaml).",
+    ),
+    "Unreachable": Reason(
+        on=("Reachable", "Ready"),
+        means="Nothing answers at the address, or only errors and time-outs.",
+        next_step="See whether the tracker runs, and whether a NetworkPolicy lets the operator in. Runs wait.",
+    ),
+    "TlsFailed": Reason(
+        on=("Reachable", "Ready"),
+        means="The certificate is expired, for another host, or signed by someone unknown.",
+        next_step="Renew the certificate, mend the host in the address, or name its signer in caBundleRef.",
+    ),
+    "InvalidHostHeader": Reason(
+        on=("Reachable", "Ready"),
+        means="MLflow refuses requests for this host name (its own protection against DNS rebinding).",
+        next_step="Start MLflow with --allowed-hosts naming the host of trackingUri, or call it by one that it allows.",
+    ),
+    "NotMlflow": Reason(
+        on=("Reachable", "Ready"),
+        means="Something answers, but it is not an MLflow tracking server: a login page, a proxy, another path.",
+        next_step="Open trackingUri followed by /version: it must show a version number. Mend the address or its path.",
+    ),
+    "AddressRefused": Reason(
+        on=("Reachable", "Ready"),
+        means="The address leads to where the operator does not call: link-local, loopback or the API server.",
+        next_step="Give the tracker's own address, or let the admin of the operator allow private addresses.",
+    ),
+    "AuthenticationFailed": Reason(
+        on=("Reachable", "Ready"),
+        means="The tracker does not know the credentials (401).",
+        next_step="Put the right ones in the Secret that auth names. It is read again within 30 s.",
+    ),
+    "PermissionDenied": Reason(
+        on=("Reachable", "Ready"),
+        means="The tracker knows the credentials but does not let them do this (403).",
+        next_step="Grant the user of auth the right to create experiments and runs, or name another user.",
+    ),
+    "ExperimentDeleted": Reason(
+        on=("Ready",),
+        means="Someone deleted the experiment in the tracker; it is neither restored nor made anew.",
+        next_step="Restore it (mlflow experiments restore), or give the target another naming.experiment.",
+    ),
+    "RateLimited": Reason(
+        on=("Reachable", "Ready"),
+        means="The tracker asks for fewer requests (429).",
+        next_step="Lower spec.delivery.requestsPerSecond; what waits is sent later.",
+    ),
+}
+
+
+def to_markdown() -> str:
+    """docs/conditions.md."""
+    lines = [
+        "<!-- Generated from operator/pipetrail/api/conditions.py by `pipetrail crds --conditions`; edit that. -->",
+        "# What a target's conditions say",
+        "",
+        "`kubectl get tt` shows the reason of `Ready`, `kubectl describe tt NAME` all conditions with a message for",
+        "this very case. Each change of `Ready` is one Event on the target. While something is wrong the operator",
+        "looks again every 30 s, else every 5 minutes: nothing has to be restarted.",
+        "",
+    ]
+    for condition, about in ABOUT.items():
+        lines += [f"## {condition}", "", about, "", "| reason | means | next step |", "|---|---|---|"]
+        lines += [f"| `{n}` | {r.means} | {r.next_step} |" for n, r in REASONS.items() if condition in r.on]
+        lines.append("")
+    return "\n".join(lines)

@@ -1,0 +1,3 @@
+"""Fixtures of a real API server."""
+
+from tests.cluster.fixtures import *  # noqa: F403
