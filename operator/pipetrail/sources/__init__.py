@@ -4,6 +4,7 @@ A source gives a :class:`Reading`: the record as far as the objects themselves t
 complete it (files of artifacts, logs). It fetches nothing itself.
 """
 
+from datetime import datetime
 from typing import Literal
 
 from pipetrail.record import Frozen, Record
@@ -58,17 +59,26 @@ Location = S3Location | GcsLocation | AzureLocation | Unreadable
 
 
 class FileRef(Frozen, frozen=True):
-    """A file to fetch for `record.steps[step]`: the artifact's name, its file name inside the pod, where it lies."""
+    """A file to fetch for `record.steps[step]`: the artifact's name, its file name inside the pod, where it lies.
+
+    `at` is the time of the points in it (the same however early it is read); `key` tells this content from what the
+    same artifact held in another attempt or generation.
+    """
 
     step: int
     artifact: str
     path: str | None
     location: Location
     archive: Literal["none", "tar", "zip"] | None = None
+    at: datetime | None = None
+    key: str = ""
 
 
 class LogRef(Frozen, frozen=True):
-    """The main log of the last attempt of `record.steps[step]`: the pod while it lives, else Argo's archived copy."""
+    """The main log of the last attempt of `record.steps[step]`: the pod while it lives, else Argo's archived copy.
+
+    `at` is the time of points whose line has no stamp; `key` as in :class:`FileRef`.
+    """
 
     step: int
     pod: str | None
@@ -76,6 +86,8 @@ class LogRef(Frozen, frozen=True):
     container: str = "main"
     archived: Location | None = None
     failed: bool = False
+    at: datetime | None = None
+    key: str = ""
 
 
 class Reading(Frozen, frozen=True):

@@ -1,0 +1,323 @@
+"""One reading in, one enriched record out: fetches the files and logs that a source named, reads the numbers in them.
+
+Files of any run are untrusted and may be many, big or gone. Each fetch is bounded by the reader (32 MiB an object,
+1 000 members, two minutes), the run as a whole by :class:`Limits`; what is beyond them, or could not be had, is an
+entry of the record's ``partial``, and everything else still counts.
+"""
+
+import asyncio
+import re
+from collections import OrderedDict, defaultdict
+from collections.abc import Awaitable, Callable, Iterable
+from fnmatch import fnmatchcase
+from functools import partial
+from typing import Final, Literal
+
+import msgspec
+from msgspec.structs import replace
+
+from pipetrail.api import Policy
+from pipetrail.formats import Content, Note, RawPoint, metrics, stdout
+from pipetrail.readers import Blob, Fetched, Reader
+from pipetrail.record import (
+    Artifact,
+    Figure,
+    FromFile,
+    FromStdout,
+    Frozen,
+    Partial,
+    Point,
+    PointSource,
+    Record,
+    Step,
+)
+from pipetrail.sources import FileRef, LogRef, Reading, Unreadable
+
+TAIL_LINES: Final = 20
+_TAIL_FETCHED: Final = 100
+"""Argo's executor prints up to a few lines per output after the program's last one; those are dropped from a tail."""
+MAX_LINE_CHARS: Final = 2000
+_BIG: Final = 256 << 10
+_STAMP: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,9})?(?:Z|[+-]\d\d:\d\d) ")
+_ARGO_LINE: Final = re.compile(
+    r"time=\S+ level=\w+ msg=(?:.*\bargo=true\b|\"Taring |\"archived \d+ files/dirs in |\"capturing logs\")"
+)
+
+Logs = Literal["OnFailure", "Always", "Never"]
+
+
+class Wants(Frozen, frozen=True):
+    """What is to be fetched. `include` and `exclude` are globs on ``artifact/file``; exclude goes first."""
+
+    files: bool = True
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    stdout: bool = False
+    logs: Logs = "OnFailure"
+
+
+EVERYTHING: Final = Wants(stdout=True)
+
+
+class Limits(Frozen, frozen=True):
+    """Bounds of one capture of one run."""
+
+    fetches: int = 2_000  #: files and logs that are not known yet
+    at_once: int = 8
+    bytes: int = 512 << 20  #: of all that is fetched
+    points: int = 500_000  #: of all files and logs
+    seconds: float = 300.0
+
+
+DEFAULT: Final = Limits()
+
+
+def wants(policy: Policy) -> Wants:
+    """What a target's pinned policy asks for."""
+    chosen = policy.capture
+    return Wants(
+        files=chosen.metrics != "None",
+        include=chosen.files.include,
+        exclude=chosen.files.exclude,
+        stdout=chosen.stdout == "On" and chosen.metrics != "None",
+        logs=chosen.logs,
+    )
+
+
+class _Got(Frozen, frozen=True):
+    """What one fetch came to."""
+
+    points: tuple[Point, ...] = ()
+    figures: tuple[Figure, ...] = ()
+    notes: tuple[Note, ...] = ()
+    present: bool | None = None
+    size: int | None = None
+    digest: str | None = None
+    media_type: str | None = None
+    tail: str | None = None
+
+
+class FileCache:
+    """What was fetched for one live run, so that each update fetches only what is new.
+
+    Kept by node, pod, artifact and place: another attempt or an ``argo retry`` is another content under the same key in
+    the store. `again` is true if the last capture missed something that a later one may get.
+    """
+
+    MAX: Final = 10_000
+
+    def __init__(self) -> None:
+        self._got: OrderedDict[bytes, _Got] = OrderedDict()
+        self.again = False
+
+    def get(self, key: bytes) -> _Got | None:
+        """What is known under `key`."""
+        return self._got.get(key)
+
+    def put(self, key: bytes, got: _Got) -> None:
+        """Remember it; the oldest goes if there are too many."""
+        self._got[key] = got
+        while len(self._got) > self.MAX:
+            self._got.popitem(last=False)
+
+
+async def capture(
+    reading: Reading, reader: Reader, wants: Wants, cache: FileCache | None = None, limits: Limits = DEFAULT
+) -> Record:
+    """The record of `reading` with points, figures and log tails of what it refers to. Never raises for bad input."""
+    return await _Capture(reading, reader, wants, cache or FileCache(), limits).run()
+
+
+class _Capture:
+    def __init__(self, reading: Reading, reader: Reader, wants: Wants, cache: FileCache, limits: Limits) -> None:
+        self._reading = reading
+        self._record = reading.record
+        self._reader = reader
+        self._wants = wants
+        self._cache = cache
+        self._limits = limits
+        self._slots = asyncio.Semaphore(limits.at_once)
+        self._fetches = 0
+        self._bytes = 0
+        self._partial: list[Partial] = []
+        cache.again = False
+
+    async def run(self) -> Record:
+        files = [r for r in self._reading.files if self._wanted(r)]
+        logs = [r for r in self._reading.logs if self._wants.stdout or self._tail_wanted(r)]
+        try:
+            async with asyncio.timeout(self._limits.seconds):
+                got_files = await asyncio.gather(*(self._file(ref) for ref in files))
+                got_logs = await asyncio.gather(*(self._log(ref) for ref in logs))
+        except TimeoutError:
+            self._say(None, "CaptureTimeout", f"files and logs were not read within {self._limits.seconds:.0f} s")
+            self._cache.again = True
+            got_files = [self._known(self._file_key(ref)) for ref in files]
+            got_logs = [self._known(self._log_key(ref)) for ref in logs]
+        return self._merged(list(zip(files, got_files, strict=True)), list(zip(logs, got_logs, strict=True)))
+
+    def _wanted(self, ref: FileRef) -> bool:
+        """A file that nothing could use isn't fetched: of a plain one the name tells, an archive may hold anything."""
+        if not self._wants.files:
+            return False
+        place = f"{ref.artifact}/{(ref.path or '').rstrip('/').rpartition('/')[2]}"
+        globs = (self._wants.exclude, self._wants.include)
+        excluded, included = (any(fnmatchcase(place, g) for g in some) for some in globs)
+        if excluded:
+            return False
+        return included or ref.archive != "none" or metrics.readable(place)
+
+    def _tail_wanted(self, ref: LogRef) -> bool:
+        match self._wants.logs:
+            case "Always":
+                return True
+            case "OnFailure":
+                return ref.failed
+            case "Never":
+                return False
+
+    # --- fetching -------------------------------------------------------------------------------------------------
+
+    async def _file(self, ref: FileRef) -> _Got:
+        if isinstance(ref.location, Unreadable):
+            return _Got(notes=(Note(reason=ref.location.reason, message=ref.location.message),))
+        key = self._file_key(ref)
+        if (known := self._cache.get(key)) is not None:
+            return known
+        fetched = await self._fetch(lambda: self._reader.artifact(self._record.namespace, ref))
+        points: list[Point] = []
+        figures: list[Figure] = []
+        notes = list(fetched.notes)
+        for blob in fetched.blobs:
+            if any(fnmatchcase(f"{ref.artifact}/{blob.path}", g) for g in self._wants.exclude):
+                continue
+            content = await _read_file(blob)
+            figures += content.figures
+            notes += (Note(reason=n.reason, message=f"{blob.path}: {n.message}") for n in content.notes)
+            points += self._points(content.points, ref, partial(_from_file, ref.artifact, blob.path))
+        return self._keep(key, fetched, _Got(points=tuple(points), figures=tuple(figures), notes=tuple(notes)))
+
+    async def _log(self, ref: LogRef) -> _Got:
+        key = self._log_key(ref)
+        if (known := self._cache.get(key)) is not None:
+            return known
+        namespace, wanted = self._record.namespace, self._wants.stdout
+        tail_lines = None if wanted else _TAIL_FETCHED
+        fetched = await self._fetch(lambda: self._reader.log(namespace, ref, tail_lines=tail_lines))
+        data = fetched.blobs[0].data if fetched.blobs else b""
+        content = await _aside(data, stdout.read) if wanted else Content()
+        got = _Got(
+            points=tuple(self._points(content.points, ref, lambda _: FromStdout())),
+            notes=(*fetched.notes, *content.notes),
+            tail=tail(data) if self._tail_wanted(ref) else None,
+        )
+        return self._keep(key, fetched, got)
+
+    async def _fetch(self, work: Callable[[], Awaitable[Fetched]]) -> Fetched:
+        if self._fetches >= self._limits.fetches or self._bytes >= self._limits.bytes:
+            said = f"the run has more than {self._limits.fetches} files or {self._limits.bytes >> 20} MiB to read"
+            return Fetched(notes=(Note(reason="TooMuch", message=said),), present=None, again=True)
+        self._fetches += 1
+        async with self._slots:
+            fetched = await work()
+        self._bytes += sum(len(b.data) for b in fetched.blobs)
+        return fetched
+
+    def _keep(self, key: bytes, fetched: Fetched, got: _Got) -> _Got:
+        got = replace(
+            got, present=fetched.present, size=fetched.size, digest=fetched.digest, media_type=fetched.media_type
+        )
+        if fetched.again:
+            self._cache.again = True
+        else:
+            self._cache.put(key, got)
+        return got
+
+    def _known(self, key: bytes) -> _Got:
+        return self._cache.get(key) or _Got()
+
+    def _file_key(self, ref: FileRef) -> bytes:
+        # A step's index changes as the run grows.
+        return msgspec.json.encode((replace(ref, step=0), self._wants.exclude))
+
+    def _log_key(self, ref: LogRef) -> bytes:
+        return msgspec.json.encode((replace(ref, step=0), self._wants.stdout, self._wants.logs))
+
+    def _points(
+        self, raw: Iterable[RawPoint], ref: FileRef | LogRef, source: Callable[[RawPoint], PointSource]
+    ) -> Iterable[Point]:
+        for point in raw:
+            if (at := point.time or ref.at) is not None:
+                yield Point(key=point.key, value=point.value, step=point.step, time=at, source=source(point))
+
+    # --- merging --------------------------------------------------------------------------------------------------
+
+    def _merged(self, files: list[tuple[FileRef, _Got]], logs: list[tuple[LogRef, _Got]]) -> Record:
+        of_files: dict[int, dict[str, _Got]] = defaultdict(dict)
+        of_logs: dict[int, list[_Got]] = defaultdict(list)
+        for ref, got in files:
+            of_files[ref.step][ref.artifact] = got
+            self._note(ref.step, got, prefix=f"artifact {ref.artifact}: ")
+        for log_ref, got in logs:
+            of_logs[log_ref.step].append(got)
+            self._note(log_ref.step, got, prefix="log: ")
+        left = self._limits.points
+        steps: list[Step] = []
+        for index, step in enumerate(self._record.steps):
+            gots = [*of_files.get(index, {}).values(), *of_logs.get(index, ())]
+            if not gots:
+                steps.append(step)
+                continue
+            points = [p for got in gots for p in got.points]
+            if len(points) > left:
+                said = f"files and logs of the run hold more than {self._limits.points} points; the rest is left out"
+                self._say(index, "TooManyPoints", said)
+                points = points[:left]
+            left -= len(points)
+            artifacts = tuple(_described(a, of_files.get(index, {}).get(a.name)) for a in step.artifacts)
+            steps.append(
+                replace(
+                    step,
+                    points=(*step.points, *points),
+                    figures=(*step.figures, *(f for got in gots for f in got.figures)),
+                    artifacts=artifacts,
+                    log_tail=next((got.tail for got in gots if got.tail), step.log_tail),
+                )
+            )
+        said_once = dict.fromkeys((*self._record.partial, *self._partial))
+        return replace(self._record, steps=tuple(steps), partial=tuple(said_once))
+
+    def _note(self, step: int, got: _Got, prefix: str) -> None:
+        for note in got.notes:
+            self._say(step, note.reason, prefix + note.message)
+
+    def _say(self, step: int | None, reason: str, message: str) -> None:
+        path = self._record.steps[step].path if step is not None and step < len(self._record.steps) else None
+        self._partial.append(Partial(reason=reason, message=message[:1000], step=path))
+
+
+def tail(data: bytes) -> str | None:
+    """The last lines that the program printed: without stamps, and without the lines of Argo's executor."""
+    lines = [_STAMP.sub("", line, count=1) for line in data.decode("utf-8", "replace").splitlines()]
+    mine = [line[:MAX_LINE_CHARS] for line in lines if not _ARGO_LINE.match(line)]
+    return "\n".join(mine[-TAIL_LINES:]) or None
+
+
+async def _read_file(blob: Blob) -> Content:
+    if len(blob.data) < _BIG:
+        return metrics.read(blob.path, blob.data)
+    return await asyncio.to_thread(metrics.read, blob.path, blob.data)
+
+
+async def _aside(data: bytes, read: Callable[[bytes], Content]) -> Content:
+    return read(data) if len(data) < _BIG else await asyncio.to_thread(read, data)
+
+
+def _from_file(artifact: str, file: str, point: RawPoint) -> FromFile:
+    return FromFile(artifact=artifact, file=file, recognised=point.recognised, setting=point.setting)
+
+
+def _described(artifact: Artifact, got: _Got | None) -> Artifact:
+    if got is None or got.present is None:
+        return artifact
+    return replace(artifact, present=got.present, size=got.size, digest=got.digest, media_type=got.media_type)

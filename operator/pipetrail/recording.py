@@ -1,0 +1,199 @@
+"""Recordings: all that the cluster said about one run, as a folder (design §14).
+
+``events.jsonl[.gz]`` holds watch events of the Workflow, its pods and its task results in the order of their arrival,
+``store/`` the objects that its artifacts name (path = key), ``logs/<pod>/<container>.log`` the containers' logs. Tests,
+``preview`` and ``replay`` read them; a bug report is one.
+"""
+
+import gzip
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from msgspec.structs import replace
+
+from pipetrail.formats import Note, archives
+from pipetrail.formats.metrics import readable
+from pipetrail.readers import Blob, Fetched
+from pipetrail.record import Frozen
+from pipetrail.sources import FileRef, Location, LogRef, Unreadable, argo
+
+MAX_OBJECT_BYTES: Final = 32 << 20
+MAX_FILES: Final = 1000
+
+
+class BadRecording(Exception):
+    """The folder is no recording; the text says what is missing."""
+
+
+class Event(Frozen, frozen=True):
+    """One watch event: `type` is ADDED, MODIFIED or DELETED, `at` its arrival in Unix seconds."""
+
+    kind: str
+    type: str
+    body: Mapping[str, Any]
+    at: float = 0.0
+
+
+class Recording:
+    """One recorded run."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def events(self) -> Iterator[Event]:
+        """All events in order of arrival."""
+        plain, packed = self.folder / "events.jsonl", self.folder / "events.jsonl.gz"
+        number = 0
+        try:
+            with plain.open("rb") if plain.exists() else gzip.open(packed) as lines:
+                for line in lines:
+                    number += 1
+                    if line.strip():
+                        yield _event(json.loads(line))
+        except (OSError, EOFError) as error:
+            raise BadRecording(f"{self.folder}: events can't be read: {error}") from None
+        except ValueError as error:
+            raise BadRecording(f"{self.folder}: line {number} of the events is no JSON: {error}") from None
+
+    def fold(self) -> tuple[Mapping[str, Any], argo.RunFacts]:
+        """The run's last body and the facts around it, as a live operator has them after the last event."""
+        body: Mapping[str, Any] = {}
+        facts = argo.RunFacts()
+        waiting: list[Event] = []
+        for event in self.events():
+            if event.kind == "Workflow":
+                if body and argo.header(event.body).uid != argo.header(body).uid:
+                    continue  # another run under the same name
+                body = event.body
+                facts = facts.gone() if event.type == "DELETED" else facts
+            else:
+                waiting.append(event)
+        if not body:
+            body = self._final()
+        uid = argo.header(body).uid
+        for event in waiting:
+            facts = _with(facts, event, uid)
+        return body, facts
+
+    def _final(self) -> Mapping[str, Any]:
+        try:
+            body = json.loads((self.folder / "final.json").read_bytes())
+        except (OSError, ValueError) as error:
+            raise BadRecording(
+                f"{self.folder}: no event of a Workflow, and final.json can't be read: {error}"
+            ) from None
+        if not isinstance(body, dict):
+            raise BadRecording(f"{self.folder}: final.json is no object")
+        return body
+
+    def reader(self) -> "RecordedReader":
+        """Reads artifacts from ``store/`` and logs from ``logs/``."""
+        return RecordedReader(self.folder)
+
+
+def load(folder: Path) -> Recording:
+    """The recording in `folder`. Raises :class:`BadRecording` if it is none."""
+    if not folder.is_dir():
+        raise BadRecording(f"{folder} is no folder")
+    if not any((folder / name).exists() for name in ("events.jsonl", "events.jsonl.gz")):
+        raise BadRecording(f"{folder} has no events.jsonl: it is no recording")
+    return Recording(folder)
+
+
+def _event(line: Any) -> Event:
+    if not isinstance(line, dict) or not isinstance(line.get("object"), dict):
+        return Event(kind="", type="", body={})
+    at = line.get("at")
+    return Event(
+        kind=str(line.get("kind")),
+        type=str(line.get("type")),
+        body=line["object"],
+        at=float(at) if isinstance(at, int | float) else 0.0,
+    )
+
+
+def _with(facts: argo.RunFacts, event: Event, uid: str) -> argo.RunFacts:
+    match event.kind:
+        case "Pod":
+            pod = argo.pod_facts(event.body)
+            if pod is not None and pod.owner_uid == uid:
+                return facts.with_pod(replace(pod, deleted=event.type == "DELETED"))
+        case "WorkflowTaskResult" if event.type != "DELETED":
+            result = argo.result_facts(event.body)
+            if result is not None and result.owner_uid == uid:
+                return facts.with_result(result)
+    return facts
+
+
+class RecordedReader:
+    """Implements :class:`pipetrail.readers.Reader` for one recording."""
+
+    def __init__(self, folder: Path) -> None:
+        self._store = folder / "store"
+        self._logs = folder / "logs"
+
+    async def artifact(self, namespace: str, ref: FileRef) -> Fetched:
+        """The files of an artifact, whatever store its key names."""
+        path = _below(self._store, _key(ref.location))
+        if path is None or not path.exists():
+            return Fetched(present=False)
+        if path.is_dir():
+            return _directory(path)
+        name = (ref.path or "").rstrip("/").rpartition("/")[2]
+        return _object(path, name)
+
+    async def log(self, namespace: str, ref: LogRef, *, tail_lines: int | None = None) -> Fetched:
+        """A container's log with stamps, else Argo's archived copy, which has none."""
+        live = _below(self._logs, f"{ref.pod}/{ref.container}.log") if ref.pod else None
+        archived = _below(self._store, _key(ref.archived)) if ref.archived is not None else None
+        for path in (live, archived):
+            if path is not None and path.is_file():
+                data = path.read_bytes()[:MAX_OBJECT_BYTES]
+                return Fetched(blobs=(Blob(path=path.name, data=data),), size=len(data))
+        return Fetched(present=False, notes=(Note(reason="LogGone", message="the recording has no log of it"),))
+
+
+def _key(location: Location) -> str:
+    return "" if isinstance(location, Unreadable) else location.key
+
+
+def _below(root: Path, key: str) -> Path | None:
+    """`key` as a path below `root`; None if it would lead out of it."""
+    parts = [part for part in key.split("/") if part not in ("", ".")]
+    if not parts or ".." in parts or "\0" in key:
+        return None
+    path = root.joinpath(*parts)
+    try:
+        return path if path.resolve().is_relative_to(root.resolve()) else None
+    except OSError:
+        return None
+
+
+def _object(path: Path, name: str) -> Fetched:
+    size = path.stat().st_size
+    if size > MAX_OBJECT_BYTES:
+        return Fetched(notes=(Note(reason="TooLarge", message=f"{path.name} has {size} bytes"),), size=size)
+    data = path.read_bytes()
+    unpacked = archives.unpack(path.name, data)
+    blobs = unpacked.blobs
+    if name and len(blobs) == 1 and blobs[0][1] is data:
+        blobs = ((name, data),)  # a key may be anything; the pod's path is what the user called the file
+    return Fetched(
+        blobs=tuple(Blob(path=p, data=d) for p, d in blobs if readable(p)),
+        notes=unpacked.notes,
+        size=size,
+        digest=f"sha256:{hashlib.sha256(data).hexdigest()}",
+    )
+
+
+def _directory(path: Path) -> Fetched:
+    files = sorted(p for p in path.rglob("*") if p.is_file() and not p.is_symlink())
+    blobs = [
+        Blob(path=p.relative_to(path).as_posix(), data=p.read_bytes())
+        for p in files[:MAX_FILES]
+        if readable(p.name) and p.stat().st_size <= MAX_OBJECT_BYTES
+    ]
+    return Fetched(blobs=tuple(blobs), size=sum(p.stat().st_size for p in files))
