@@ -224,3 +224,8 @@ def test_a_policy_can_send_no_params_metrics_or_artifacts():
 def test_times_keep_their_milliseconds():
     late = point("x", 1, FromParameter(parameter="x"), seconds=0.0015)
     assert tree(record(step("a", late))).parent.metrics[0].time_ms == 1795464000001
+
+
+def test_children_are_shown_by_step_and_turn_whatever_order_the_record_has():
+    first, second, third = sweep(2, 4, 6)
+    assert names_of(tree(record(third, first, second))) == ["train depth=2", "train depth=4", "train depth=6"]

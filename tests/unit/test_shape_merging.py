@@ -86,3 +86,9 @@ def test_event_files_of_one_folder_are_one_log():
         in_file("loss", 2.0, "tb/val/events.1", recognised="tensorboard", step=0),
     ]
     assert merged(*points)[0] == [("train.loss", 1.0), ("train.loss", 0.5), ("val.loss", 2.0)]
+
+
+def test_a_file_per_epoch_and_lines_per_batch_are_no_one_curve():
+    files = [in_file("loss", 1.0, step=0), in_file("loss", 0.5, step=1)]
+    lines = [printed("loss", 1.0, 0), printed("loss", 0.7, 100)]
+    assert [key for key, _ in merged(*files, *lines)[0]] == ["loss", "loss", "stdout.loss", "stdout.loss"]

@@ -83,3 +83,18 @@ def test_artifacts_are_listed_when_the_run_has_ended():
     ]
     assert as_markdown.data.decode().splitlines()[2] == "| `fit` | `mo\\|del` |  | `s3://b/m` | `9` | `ab` |"
     assert tree(record(made, status="running")).parent.files == ()
+
+
+def test_a_git_artifact_tells_the_commit_and_where_it_comes_from():
+    made = tree(record(links=(Link(rel="git", href="https://git.example/ml.git@0a1b2c3d"),))).parent
+    assert (made.commit, made.tags["pipetrail.link.git"]) == ("0a1b2c3d", "https://git.example/ml.git@0a1b2c3d")
+    assert "Commit `0a1b2c3d` · Source `https://git.example/ml.git@0a1b2c3d`" in made.note
+
+
+def test_a_branch_is_no_commit():
+    assert tree(record(links=(Link(rel="git", href="https://git.example/ml.git@main"),))).parent.commit is None
+
+
+def test_a_message_that_repeats_the_exit_code_is_not_shown():
+    failed = step("fit", status="failed", reason="ExitCode", exit_code=1, message="main: Error (exit code 1)")
+    assert "Error (exit" not in tree(record(failed, status="failed", reason="StepFailed")).parent.note

@@ -16,7 +16,7 @@ killed step that come after the run's end (they may move a loop's min and max); 
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Final
@@ -26,7 +26,7 @@ from pipetrail.record import Number, Point, Record, Status, Step
 from pipetrail.settings import Places
 from pipetrail.shape import facts, files, merging, names, note, selection
 from pipetrail.shape.changes import Changes
-from pipetrail.shape.layout import Child, Place, identity, places
+from pipetrail.shape.layout import Child, Identity, Place, identity, places
 from pipetrail.targets.target import Metric, RunStatus, TrackerRun, Tree
 
 __all__ = ["shape"]
@@ -44,7 +44,7 @@ class _Draft:
     places: list[Place] = field(default_factory=list)
     metrics: list[Metric] = field(default_factory=list)
     tags: dict[str, str] = field(default_factory=dict)
-    owners: dict[str, str] = field(default_factory=dict)
+    owners: dict[str, Identity | str] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -89,22 +89,26 @@ class _Shaping:
         """Step by step in the order in which they ended, so that a key belongs to the step that had it first."""
         every = places(self.record, self.naming.layout)
         parent = _Draft(child=None)
-        drafts: dict[tuple[str, str], _Draft] = {}
+        drafts: dict[Identity, _Draft] = {}
         for place in every:
             self._draft(place, parent, drafts).places.append(place)
         for place in sorted(every, key=lambda p: p.step.finished or _LAST):
             self._findings(place, self._draft(place, parent, drafts))
-        made = [d for d in drafts.values() if d.metrics or self._ended_alone(d)]
+        made = []
         for draft in drafts.values():
-            if not any(draft is child for child in made):
+            if draft.metrics or self._ended_alone(draft):
+                made.append(draft)
+            else:
                 self._without_child(draft, parent)
+        first = {path: n for n, path in reversed([*enumerate(path for path, _ in drafts)])}
+        made.sort(key=lambda d: _shown(d.child, first))
         if self.record.outcome.settled:
             self._loops(parent)
         experiment = names.experiment(self.record, self.naming, cluster_target=cluster_target)
         children = tuple(self._child(draft, experiment) for draft in made)
         return Tree(parent=self._parent(parent, every, experiment), children=children)
 
-    def _draft(self, place: Place, parent: _Draft, drafts: dict[tuple[str, str], _Draft]) -> _Draft:
+    def _draft(self, place: Place, parent: _Draft, drafts: dict[Identity, _Draft]) -> _Draft:
         child = place.child
         return parent if child is None else drafts.setdefault(identity(child.path, child.iteration), _Draft(child))
 
@@ -142,13 +146,12 @@ class _Shaping:
 
     def _key(self, place: Place, key: str, draft: _Draft) -> str:
         """The key in the tracker; one that another step has already is told apart by the step."""
-        owner = "\0".join(identity(place.step.path, place.step.iteration))
+        owner = identity(place.step.path, place.step.iteration)
         wanted = names.metric(self.naming.metric, place.prefix, key)
         with_step = names.metric(names.DEFAULT_METRIC, place.prefix, key)
-        digits = hashlib.sha256(owner.encode()).hexdigest()[:4]
-        for full in (wanted, with_step, f"{with_step}.{digits}"):
-            if draft.owners.setdefault(full, owner) == owner:
-                break
+        full = next((k for k in (wanted, with_step) if draft.owners.setdefault(k, owner) == owner), "")
+        if not full:
+            full = f"{with_step}.{hashlib.sha256(repr(owner).encode()).hexdigest()[:4]}"
         if full != wanted:
             self.changes.say("metric", wanted, "KeyTaken", f"another step has it: sent as {full}", run=draft.name)
         return full
@@ -229,6 +232,13 @@ class _Shaping:
         if reason:
             tags["pipetrail.reason"] = reason
         return tags | draft.tags
+
+
+def _shown(child: Child | None, first: Mapping[str, int]) -> tuple[int, tuple[int, ...]]:
+    """Children by step, in the record's order of steps, then by turn."""
+    assert child is not None
+    path, indexes = identity(child.path, child.iteration)
+    return first[path], indexes or ()
 
 
 def _status(status: Status) -> RunStatus:

@@ -28,8 +28,9 @@ MAX_DIGESTS: Final = 20
 def commit(record: Record) -> str | None:
     """The git commit that the run names: of a git artifact, or of an annotation or label (``…/git-commit``)."""
     for link in record.links:
-        if "commit" in link.rel:
-            return link.href
+        revision = link.href.rpartition("@")[2]
+        if link.rel == "git" and _COMMIT.fullmatch(revision):
+            return revision
     for key, value in sorted({**record.tags, **record.annotations}.items()):
         if key.rpartition("/")[2].lower() in _COMMIT_KEYS and _COMMIT.fullmatch(value.strip()):
             return value.strip()
@@ -188,7 +189,9 @@ def run_tags(record: Record, places: Places, steps: Sequence[Step], supersedes: 
         "pipetrail.image-digest": ", ".join(digests[:MAX_DIGESTS]),
         "pipetrail.supersedes": supersedes,
     }
-    tags.update({f"pipetrail.link.{x.rel}": x.href for x in record.links if "commit" not in x.rel})
+    for link in record.links:
+        name = f"pipetrail.link.{link.rel}"
+        tags[name] = ", ".join(x for x in (tags.get(name), link.href) if x)
     for step in steps:
         if step.log_tail and (found := _MLFLOW_RUN.search(step.log_tail)):
             tags.setdefault("pipetrail.link.mlflow-run", found[1] or found[0])

@@ -16,7 +16,7 @@ from pipetrail.shape import names
 from pipetrail.shape.names import Iteration
 
 Layout = Literal["Auto", "Flat", "Nested", "Siblings"]
-Identity = tuple[str, str]
+Identity = tuple[str, tuple[int, ...] | None]
 
 
 class Turn(Frozen, frozen=True):
@@ -59,8 +59,8 @@ class Place(Frozen, frozen=True):
 
 
 def identity(path: str, iteration: Iteration | None) -> Identity:
-    """A step's path and loop items as a hashable value."""
-    return path, names.child_key("", path, iteration)
+    """What tells a step or turn apart within one record: its path, and the indexes of the loops around it."""
+    return path, None if iteration is None else tuple(turn.index for turn in iteration)
 
 
 def places(record: Record, layout: Layout) -> tuple[Place, ...]:

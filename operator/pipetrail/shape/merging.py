@@ -2,7 +2,8 @@
 
 - Equal values are one point: a file's before a parameter's, a result's, a log's, the metadata store's, stdout's.
 - A single value beside a series of its key is ``<key>.final``.
-- Values that differ: the lower source's get ``<artifact or parameter>.`` before their key, a series as a whole.
+- Values that differ: the lower source's get ``<artifact or parameter>.`` before their key, a series as a whole. Two
+  series agree if one is a part of the other: a file per epoch and lines per batch are no one curve.
 - Files of one step that share keys and disagree are both prefixed, so that ``accuracy`` is never by chance that of
   ``train_metrics``; a file that agrees in all that it shares is a copy and adds only what it has beside that.
 
@@ -40,11 +41,13 @@ def merge(points: Iterable[Point], changes: Changes, *, step: str) -> tuple[tupl
 
     def rename(group: _Group, new: str, reason: str, why: str) -> None:
         name = f"{step}: {group.key}" if step else group.key
-        changes.say("metric", name, reason, f"{why}: sent as {new}")
+        changes.say(
+            "metric", name, reason, f"{why}, e.g. {new}" if reason == "FilesDiffer" else f"{why}: sent as {new}"
+        )
         group.key = new
 
     for group, new in _files_apart(groups):
-        rename(group, new, "FilesDiffer", "files of the step have different values")
+        rename(group, new, "FilesDiffer", "files of the step differ: each puts its name before the key")
     series = {g.key for g in groups if g.series}
     for group in groups:
         if not group.series and group.key in series:
@@ -119,21 +122,18 @@ def _disagree(groups: Sequence[_Group]) -> bool:
 
 
 def _fresh(group: _Group, placed: dict[str, tuple[bool, dict[int | None, list[Number]]]]) -> list[Point] | None:
-    """The points of `group` that `placed` lacks; None if it has other values, or is a curve where this is none."""
+    """The points of `group` that `placed` lacks; None if the two are not the same thing."""
     there = placed.get(group.key)
     if there is None:
         return group.points
     series, slots = there
     if series != group.series:
         return None
-    fresh = []
-    for point in group.points:
-        values = slots.get(point.step)
-        if values is None:
-            fresh.append(point)
-        elif not any(same(point.value, value) for value in values):
-            return None
-    return fresh
+    fresh = [p for p in group.points if p.step not in slots]
+    if fresh and not slots.keys() <= {p.step for p in group.points}:
+        return None
+    agree = all(any(same(p.value, value) for value in slots[p.step]) for p in group.points if p.step in slots)
+    return fresh if agree else None
 
 
 def same(one: Number, other: Number) -> bool:

@@ -1,5 +1,6 @@
 """What things are called in a tracker (mapping.md §1): experiment, run, turns of loops, metrics; children's keys."""
 
+import functools
 import hashlib
 import json
 import re
@@ -66,10 +67,12 @@ def _fill(template: str, values: Mapping[str, str]) -> str:
 
 def metric(template: str, step: str, key: str) -> str:
     """`key` of `step` in the tracker. With an empty step the separator goes too: ``acc``, never ``/acc``."""
-    if not step:
-        template = re.sub(r"\{step\}[^{}\w]+", "", template)
-        template = re.sub(r"[^{}\w]*\{step\}", "", template)
-    return _fill(template, {"step": step, "metric": key})
+    return _fill(template if step else _without_step(template), {"step": step, "metric": key})
+
+
+@functools.lru_cache(maxsize=64)
+def _without_step(template: str) -> str:
+    return re.sub(r"[^{}\w]*\{step\}", "", re.sub(r"\{step\}[^{}\w]+", "", template))
 
 
 def joined(*parts: str, by: str) -> str:

@@ -19,6 +19,7 @@ MAX_FAILURES: Final = 3
 MAX_LINES: Final = 20
 MAX_LINE: Final = 500
 MAX_PARTIAL: Final = 5
+_SAYS_NOTHING: Final = re.compile(r"(?:main: )?(?:Error|OOMKilled) \(exit code \d+\)")  # more than reason and code
 _ANSI: Final = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)")
 FAILED: Final = frozenset({"failed", "error"})
 
@@ -34,8 +35,10 @@ def run_url(record: Record, places: Places) -> str | None:
 def parent(record: Record, steps: Sequence[Place], places: Places, capture: Capture, commit: str | None) -> str:
     """The parent's description. Failed steps come with reason and last lines; a leaf, not what is around it."""
     blocks = [_head(record, places), *_failures(record, steps, places, capture)]
-    if commit is not None:
-        blocks.append(f"Commit {code(commit)}")
+    source = [f"Commit {code(commit)}"] if commit is not None else []
+    source += [f"Source {code(link.href)}" for link in record.links if link.rel == "git"][:MAX_FAILURES]
+    if source:
+        blocks.append(" · ".join(source))
     if record.outcome.settled and record.partial:
         lines = [f"- {code(p.reason)} {code(p.message)}" for p in record.partial[:MAX_PARTIAL]]
         if len(record.partial) > MAX_PARTIAL:
@@ -53,7 +56,8 @@ def child(record: Record, steps: Sequence[Place], name: str, places: Places, cap
 
 def _head(record: Record, places: Places) -> str:
     status = record.outcome.status
-    why = [] if record.outcome.settled and status == "succeeded" else _reasons(record.outcome)
+    plain = record.outcome.reason in (None, "StepFailed") or record.outcome.reason.lower() == status
+    why = [] if plain else _reasons(record.outcome)
     text = f"{_linked(record, places)} in namespace {code(record.namespace)}"
     return f"{text}: **{status.replace('_', ' ')}**" + (f" ({', '.join(why)})" if why else "")
 
@@ -85,7 +89,8 @@ def _failure(record: Record, place: Place, places: Places, capture: Capture) -> 
     if (url := _logs(record, step, places)) is not None:
         head += f" ([logs]({url}))"
     tail = step.log_tail or "" if capture.logs != "Never" else ""
-    parts = [text for text in (step.outcome.message or "", tail) if text.strip()]
+    message = step.outcome.message or ""
+    parts = [text for text in (message, tail) if text.strip() and not _SAYS_NOTHING.fullmatch(text.strip())]
     return "\n\n".join([head, *(fence(text) for text in parts)])
 
 
