@@ -16,8 +16,9 @@ from pipetrail.delivery.ledger import Entry, Ledger
 from pipetrail.delivery.namespaces import Namespaces
 from pipetrail.delivery.roster import Roster, Seat
 from pipetrail.delivery.runs import RunState
-from pipetrail.kube import ARGO, ApiError, Kube
+from pipetrail.kube import Kube
 from pipetrail.readers import Reader
+from pipetrail.readers import argo as objects
 from pipetrail.record import Record
 from pipetrail.settings import Settings
 from pipetrail.sources import Reading, argo
@@ -89,16 +90,12 @@ class Deliveries:
     async def _read(self, state: RunState) -> Reading | None:
         """The run as it stands now, or as it last stood; None if it vanished and its last body has not come (yet)."""
         if not state.facts_known:
-            await self._read_facts(state)
+            state.facts = await objects.facts(self._kube, state.header, state.facts)
+            state.facts_known = True
         body = state.exhume()
         if body is None:
             header = state.header
-            try:
-                body = await self._kube.get(f"{ARGO}/namespaces/{header.namespace}/workflows/{header.name}")
-            except ApiError as error:
-                if error.status != 404:
-                    raise
-                body = {}
+            body = await objects.workflow(self._kube, header.namespace, header.name)
             read = argo.header(body)
             if read.uid != header.uid:
                 # Its DELETED event may be on its way; the survey closes it if none comes.
@@ -106,23 +103,6 @@ class Deliveries:
                 return None
             state.header = read
         return argo.read(body, state.facts, cluster=self._cluster)
-
-    async def _read_facts(self, state: RunState) -> None:
-        """Pods and results of a run that we met in a list: what the watches would have told us."""
-        header = state.header
-        selector = f"workflows.argoproj.io/workflow={header.name}"
-        async for page in self._kube.pages(f"/api/v1/namespaces/{header.namespace}/pods", labelSelector=selector):
-            for item in page.get("items", ()):
-                pod = argo.pod_facts(item)
-                if pod is not None and pod.owner_uid == header.uid:
-                    state.facts = state.facts.with_pod(pod)
-        results = f"{ARGO}/namespaces/{header.namespace}/workflowtaskresults"
-        async for page in self._kube.pages(results, labelSelector=selector):
-            for item in page.get("items", ()):
-                result = argo.result_facts(item)
-                if result is not None and result.owner_uid == header.uid:
-                    state.facts = state.facts.with_result(result)
-        state.facts_known = True
 
     def _pinned(self, seat: Seat, state: RunState, entry: Entry | None, record: Record) -> api.Policy | None:
         """The policy that this run has for this target; None if the target leaves it alone."""
