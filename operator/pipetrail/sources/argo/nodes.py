@@ -7,7 +7,7 @@ import base64
 import binascii
 import json
 import zlib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from datetime import datetime
 from io import BytesIO
 from typing import Any, Final
@@ -65,7 +65,7 @@ class Nodes(Frozen, frozen=True):
     whole: bool = True
 
 
-def hydrate(body: Json, pods: Iterable[PodFacts], results: dict[str, ResultFacts]) -> Nodes:
+def hydrate(body: Json, pods: Collection[PodFacts], results: dict[str, ResultFacts]) -> Nodes:
     """The nodes in whichever form the Workflow has them (sources.md §1.9); else those that have pods, as `partial`."""
     status = obj(body, "status")
     raw: Any = status.get("nodes")
@@ -77,7 +77,7 @@ def hydrate(body: Json, pods: Iterable[PodFacts], results: dict[str, ResultFacts
     elif not obj(raw) and word(status.get("offloadNodeStatusVersion")):
         said = "Argo keeps this run's nodes in its database; steps are shown as far as their pods tell"
         partial = (Partial(reason="NodesOffloaded", message=said),)
-    if partial or not word(status.get("phase")):
+    if partial or (not word(status.get("phase")) and any(pod.ended for pod in pods)):
         return _from_pods(body, pods, results, partial)
     return Nodes(by_id={node.id: node for node in _nodes(body, obj(raw))})
 

@@ -7,6 +7,8 @@ never there ends as a deadline, an OOM kill of the executor as nothing at all, a
 import re
 from typing import Final
 
+from msgspec.structs import replace
+
 from pipetrail.record import Frozen, Outcome, Status
 from pipetrail.sources.argo.body import whole
 from pipetrail.sources.argo.nodes import Node
@@ -24,6 +26,12 @@ class Fate(Frozen, frozen=True):
     shutdown: str = ""  #: Stop or Terminate
     ended: bool = False
     deleted: bool = False
+
+
+def of_pod(node: Node, pod: PodFacts) -> Outcome:
+    """How an ended pod ended, where the Workflow has no node of it."""
+    seen = replace(node, phase=pod.verdict, fulfilled=True)
+    return attempt(seen, pod, Fate())
 
 
 def exit_code(node: Node, pod: PodFacts | None) -> int | None:
@@ -67,7 +75,7 @@ def _open(node: Node, pod: PodFacts | None, fate: Fate, code: int | None) -> Out
         # The emissary may be killed too; then Argo waits for ever (surprise 18) and the pod alone tells.
         return Outcome(status="failed", reason="OOMKilled", message=node.message or _words(pod), exit_code=code)
     if not node.phase and pod is not None:
-        return Outcome(status="unknown", reason="NoStatus", exit_code=code)
+        return Outcome(status="unknown", exit_code=code)
     if fate.deleted:
         if pod is not None and pod.verdict == "Succeeded" and not _killed(pod):
             return Outcome(status="succeeded", exit_code=code)
@@ -91,7 +99,7 @@ def _failed(node: Node, pod: PodFacts | None, fate: Fate, code: int | None) -> O
     reason, said = _reason(node, pod, fate, code), node.message
     if reason in ("Stopped", "Terminated"):
         status = "failed"
-    if reason in ("Stopped", "Terminated", "DeadlineExceeded") and code == 0:
+    if reason in ("Stopped", "Terminated", "DeadlineExceeded") and code not in KILLED:
         code = None  # the pod was left behind and ended by itself: that is not how the step ended
     if pod is not None and reason == pod.trouble and pod.trouble_message and reason not in message:
         said = f"{reason}: {pod.trouble_message}"

@@ -12,13 +12,15 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from pipetrail.record import Attempt, Outcome, Outputs, Partial, Point, Resources, Step
+from pipetrail.record import Attempt, Outcome, Outputs, Partial, Point, Step
 from pipetrail.sources import FileRef, LogRef
 from pipetrail.sources.argo import outputs as given
-from pipetrail.sources.argo.body import EMPTY, Json, named, obj, objs, whole
+from pipetrail.sources.argo.body import EMPTY, Json
+from pipetrail.sources.argo.details import cached_from, container_name, image, resources, work
+from pipetrail.sources.argo.names import Place
 from pipetrail.sources.argo.nodes import COMPOSITE, STRUCTURE, Node, Nodes
-from pipetrail.sources.argo.outcome import Fate, attempt
-from pipetrail.sources.argo.pods import ContainerFacts, PodFacts, ResultFacts, RunFacts
+from pipetrail.sources.argo.outcome import Fate, attempt, of_pod
+from pipetrail.sources.argo.pods import PodFacts, ResultFacts, RunFacts
 from pipetrail.sources.argo.templates import Templates, parameters
 
 CLOCK_SLACK: Final = timedelta(seconds=2)
@@ -46,6 +48,7 @@ class Builder:
         for pod in facts.pods.values():
             if pod.owner_uid == uid:
                 self._pods[pod.node_id].append(pod)
+        self._retries = {(n.place.key, n.place.attempts[:-1]): n for n in nodes.by_id.values() if n.wraps}
         self.partial: list[Partial] = []
         self.files: list[FileRef] = []
         self.logs: list[LogRef] = []
@@ -81,9 +84,9 @@ class Builder:
         pod = self._pod(last)
         template = self._templates.of(last)
         daemon = template.get("daemon") is True
-        outcome = self._outcome(last, pod, retry, daemon=daemon)
+        outcome = self._outcome(last, pod, daemon=daemon)
         early = not daemon and self._early(last, pod)
-        told = early or (last.fulfilled and (last.phase == "Succeeded" or retry is None or self._spent(retry)))
+        told = early or (last.fulfilled and (last.phase == "Succeeded" or not self._may_follow(last)))
         told = told or (not last.phase and self._result(last, pod) is not None)
         outputs = self._outputs(last, pod) if told else EMPTY
         at = (last.finished or (pod.finished if pod else None) or last.started) if told or outcome.settled else None
@@ -103,7 +106,7 @@ class Builder:
         attempts = () if composite else self._attempts(tries)
         started, finished = self._times(tries, last, pod, outcome, settled=outcome.settled)
         key = f"{last.id}/{pod.uid if pod else last.finished or ''}"
-        container = last.place.elements[-1].task if last.type == "Container" and last.place.elements else "main"
+        container = container_name(last)
         step = Step(
             path=path,
             name=last.place.elements[-1].name if path else self._templates.name(last) or last.name,
@@ -119,24 +122,34 @@ class Builder:
             outputs=values,
             points=given.points(values, at) if told else (),
             artifacts=(*(f.artifact for f in artifacts), *made),
-            image=(pod.image if pod and leaf_pod else "") or _image(template, container) or None,
+            image=(pod.image if pod and leaf_pod else "") or image(template, container) or None,
             digest=(pod.digest if pod and leaf_pod else "") or None,
-            resources=_resources(tries),
-            cached_from=_cached_from(last, outcome, outputs),
+            resources=resources(tries),
+            cached_from=cached_from(last, outcome, outputs),
         )
         ended = told or outcome.settled
         log = self._log(last, pod, outcome, outputs, template, container, at, key) if ended and not daemon else None
         return step, artifacts, log, at, key
 
-    def _outcome(self, last: Node, pod: PodFacts | None, retry: Node | None, *, daemon: bool) -> Outcome:
+    def _outcome(self, last: Node, pod: PodFacts | None, *, daemon: bool) -> Outcome:
         outcome = attempt(last, pod, self._fate, daemon=daemon)
-        if retry is None or self._spent(retry) or self._fate.deleted or self._fate.ended:
+        if not outcome.settled or outcome.status == "succeeded" or not last.place.is_try:
             return outcome
         # Another attempt may follow, whatever this one did.
-        return replace(outcome, status="running") if outcome.settled and outcome.status != "succeeded" else outcome
+        return replace(outcome, status="running") if self._retrying(last.place) else outcome
 
-    def _spent(self, retry: Node) -> bool:
-        return retry.fulfilled or not self._nodes.whole
+    def _retrying(self, tried: Place) -> bool:
+        """True if what stands at this place is an attempt, and its retries are not spent."""
+        if self._fate.ended or self._fate.deleted:
+            return False
+        retry = self._retries.get((tried.key, tried.attempts[:-1]))
+        return tried.is_try and (not retry.fulfilled if retry is not None else not self._nodes.whole)
+
+    def _may_follow(self, node: Node) -> bool:
+        """True if `node`, or a template around it, may be tried again."""
+        place = node.place
+        around = (Place(elements=place.elements[:n], attempt=place.attempt) for n in range(len(place.elements) + 1))
+        return any(self._retrying(tried) for tried in around)
 
     def _early(self, node: Node, pod: PodFacts | None) -> bool:
         """True if the step has surely succeeded and its result says all that its node will say."""
@@ -179,12 +192,13 @@ class Builder:
             pod = self._pod(node)
             if node.type != "Pod" or node.cached or not (pod or node.fulfilled or node.phase == "Running"):
                 continue
-            started, finished = _work(pod, "main")
+            started, finished = work(pod, "main")
             waited = (started - node.started).total_seconds() if started and node.started else None
             daemon = self._templates.of(node).get("daemon") is True
+            alone = not node.phase and pod is not None and pod.ended
             found.append(
                 Attempt(
-                    outcome=attempt(node, pod, self._fate, daemon=daemon),
+                    outcome=of_pod(node, pod) if alone and pod else attempt(node, pod, self._fate, daemon=daemon),
                     pod=pod.name if pod else None,
                     pod_uid=pod.uid if pod else None,
                     started=started,
@@ -200,9 +214,9 @@ class Builder:
         """From the first attempt's start to the last one's end: the user's container, else the node (surprise 4)."""
         if outcome.status in ("skipped", "omitted"):
             return last.started, last.finished
-        name = last.place.elements[-1].task if last.type == "Container" and last.place.elements else "main"
-        started, _ = _work(self._pod(tries[0]), name)
-        _, finished = _work(pod, name)
+        name = container_name(last)
+        started, _ = work(self._pod(tries[0]), name)
+        _, finished = work(pod, name)
         killed = outcome.reason in ("Stopped", "Terminated", "DeadlineExceeded", "Daemon")
         if finished is None or (killed and last.finished is not None and finished > last.finished):
             finished = last.finished
@@ -221,7 +235,8 @@ class Builder:
             return None
         owner = self._nodes.by_id.get(node.boundary) if node.type == "Container" else None
         archived = given.archived_log(owner.outputs if owner else outputs, container, self._repository)
-        if pod is None and archived is None:
+        begun = pod is not None and work(pod, container)[0] is not None
+        if not begun and archived is None:
             return None
         failed = outcome.settled and outcome.status not in ("succeeded", "cached")
         return LogRef(
@@ -266,52 +281,3 @@ def _order(built: Built) -> tuple[bool, float, str, tuple[int, ...]]:
     step = built[0]
     started = step.started.timestamp() if step.started else 0.0
     return (step.started is None, started, step.path, tuple(i.index for i in step.iteration or ()))
-
-
-def _work(pod: PodFacts | None, name: str) -> tuple[datetime | None, datetime | None]:
-    """When the user's container started and ended; without one of that name, all of the user's together."""
-    if pod is None:
-        return None, None
-    one = pod.container(name)
-    mine: Iterable[ContainerFacts] = (one,) if one is not None else [c for c in pod.containers if c.user]
-    started = min((c.started for c in mine if c.started), default=None)
-    return started, max((c.finished for c in mine if c.finished), default=None)
-
-
-def _resources(tries: Iterable[Node]) -> Resources | None:
-    """Sums over attempts. Argo counts memory in units of 100 MiB × s (sources.md §1.12)."""
-    cpu, memory, gpu, seen = 0, 0, 0, False
-    for node in tries:
-        for name, value in node.resources.items():
-            amount = whole(value)
-            if amount is None:
-                continue
-            seen = True
-            cpu += amount if name == "cpu" else 0
-            memory += amount * 100 if name == "memory" else 0
-            gpu += amount if "gpu" in str(name) else 0
-    return Resources(cpu_s=cpu, memory_mib_s=memory, gpu_s=gpu or None) if seen else None
-
-
-def _image(template: Json, container: str) -> str | None:
-    """The image as the template names it, unless it is still to be filled in."""
-    for key in ("container", "script"):
-        image = obj(template, key).get("image")
-        if isinstance(image, str) and "{{" not in image:
-            return image
-    from_set = obj(template, "containerSet").get("containers")
-    image = named(from_set).get(container, EMPTY).get("image")
-    return image if isinstance(image, str) and "{{" not in image else None
-
-
-def _cached_from(node: Node, outcome: Outcome, outputs: Json) -> str | None:
-    """The run or node whose outputs these are, where something tells: the message, or the default key of its log."""
-    if outcome.status != "cached":
-        return None
-    if (node.message or "").startswith("original pod:"):
-        return (node.message or "").partition(":")[2].strip() or None
-    for artifact in objs(outputs.get("artifacts")):
-        run, _, rest = str(obj(artifact, "s3").get("key") or "").partition("/")
-        if run and rest.startswith(run):
-            return run
-    return None
