@@ -1,5 +1,6 @@
 """The CRDs on a real API server: what is taken, what is refused and with which words, what kubectl shows."""
 
+import asyncio
 import json
 
 import pytest
@@ -127,11 +128,11 @@ def table(text):
     return [[line[a:b].strip() for a, b in zip(starts, ends, strict=True)] for line in (head, *rows)]
 
 
-def test_get_tt_says_that_nobody_has_looked_yet(kubectl, namespace):
-    kubectl("apply", "-n", namespace, "-f", "-", stdin=target(spec()))
-    head, row = table(kubectl("get", "tt", "-n", namespace).out)
-    assert head == ["NAME", "BACKEND", "READY", "REASON", "SYNCED", "PENDING", "FAILED", "LAST-SYNC", "AGE"]
-    assert row[:-1] == ["mlflow", "", "Unknown", "Pending", "", "", "", ""]
+async def test_a_target_that_nobody_has_looked_at_says_so(kube):
+    made = await tried(kube, target(spec()))
+    shown = [(it["type"], it["status"], it["reason"]) for it in made["status"]["conditions"]]
+    kinds = ("Accepted", "ResolvedRefs", "Reachable", "Ready")
+    assert shown == [(kind, "Unknown", "Pending") for kind in kinds]
 
 
 @pytest.mark.parametrize(("last_sync", "shown"), [("", "<unknown>"), (SETTLED, None)])
@@ -146,12 +147,18 @@ async def test_get_tt_shows_condition_and_counts(kube, kubectl, namespace, last_
         sync=api.SyncCounts(synced=12, pending=0, failed=3, last_sync=last_sync),
     )  # fmt: skip
     path = f"{TRACKED_RUNS}/namespaces/{namespace}/trackingtargets/mlflow/status"
-    await kube.patch(path, {"status": api.to_json(status)})
-    row = table(kubectl("get", "tt", "-n", namespace).out)[1]
-    assert row[:7] == ["mlflow", "mlflow", "False", "TlsFailed", "12", "0", "3"]
+    expected = ["mlflow", "mlflow", "False", "TlsFailed", "12", "0", "3"]
+    row: list[str] = []
+    for _ in range(10):  # an operator may run in this cluster: what it says first goes over what we wrote
+        await kube.patch(path, {"status": api.to_json(status)})
+        head, row = table(kubectl("get", "tt", "-n", namespace).out)
+        if row[:7] == expected:
+            break
+        await asyncio.sleep(0.5)
+    assert head == ["NAME", "BACKEND", "READY", "REASON", "SYNCED", "PENDING", "FAILED", "LAST-SYNC", "AGE"]
+    assert row[:7] == expected
     assert row[7] == shown if shown else row[7].endswith(("s", "m", "h", "d", "y"))
-    wide = kubectl("get", "tt", "-n", namespace, "-o", "wide").out
-    assert "it expired" in wide
+    assert "it expired" in kubectl("get", "tt", "-n", namespace, "-o", "wide").out
 
 
 async def test_get_trun_shows_a_run_before_and_after(kube, kubectl, namespace):

@@ -1,0 +1,201 @@
+"""Who records a run: each rule by name, with a sentence for ``explain``."""
+
+from datetime import UTC, datetime
+
+import msgspec
+import pytest
+
+from pipetrail import api, policy
+from pipetrail.policy import Left, RunFacts, Taken
+
+RUN = RunFacts(
+    source="argo", namespace="team-a", name="churn-x7k2p", pipeline="churn", labels={"team": "churn"},
+    namespace_labels={"kubernetes.io/metadata.name": "team-a", "tenant": "yes"},
+)  # fmt: skip
+
+
+def run(**changes):
+    return msgspec.structs.replace(RUN, **changes)
+
+
+def backend(uri="http://mlflow.mlflow.svc:5000"):
+    return api.Backend(mlflow=api.MlflowBackend(tracking_uri=uri))
+
+
+def target(name="mlflow", namespace="team-a", *, uri="http://mlflow.mlflow.svc:5000", day=1, **spec):
+    ref = api.TargetRef(kind="TrackingTarget", namespace=namespace, name=name)
+    created = datetime(2026, 11, day, tzinfo=UTC)
+    return api.FoundTarget(ref=ref, spec=api.TargetSpec(backend=backend(uri), **spec), created=created)
+
+
+def cluster_target(name="all", *, uri="http://mlflow.mlflow.svc:5000", selector=None, day=1, **spec):
+    ref = api.TargetRef(kind="ClusterTrackingTarget", name=name)
+    selector = api.LabelSelector() if selector is None else selector
+    made = api.ClusterTargetSpec(backend=backend(uri), namespace_selector=selector, **spec)
+    return api.FoundTarget(ref=ref, spec=made, created=datetime(2026, 11, day, tzinfo=UTC))
+
+
+def rule(decision):
+    return decision.rule
+
+
+FORBIDDEN = api.RunPolicy(opt_out="Forbidden")
+TRACK = api.TRACK_LABEL
+TARGETS = api.TARGETS_ANNOTATION
+
+
+def test_the_smallest_target_takes_every_run_of_its_namespace():
+    assert policy.decide(RUN, target()) == Taken(policy=api.Policy())
+
+
+def test_a_target_sees_no_other_namespace():
+    assert policy.decide(RUN, target(namespace="team-b")) == Left(
+        rule="OtherNamespace",
+        why="a TrackingTarget sees the runs of its own namespace, team-b, and it is in team-a",
+    )
+
+
+def test_a_run_of_kubeflow_pipelines_is_left_alone():
+    assert policy.decide(run(labels={"pipeline/runid": "1"}), target()) == Left(
+        rule="KubeflowPipelines",
+        why="it is a run of Kubeflow Pipelines (label pipeline/runid), which a later version will record",
+    )
+
+
+def test_a_cluster_target_takes_the_namespaces_that_it_selects():
+    picks = api.LabelSelector(match_labels={"tenant": "yes"})
+    assert isinstance(policy.decide(RUN, cluster_target(selector=picks)), Taken)
+    assert rule(policy.decide(run(namespace_labels={}), cluster_target(selector=picks))) == "NamespaceNotSelected"
+    assert isinstance(policy.decide(run(namespace_labels={}), cluster_target()), Taken)
+
+
+def test_a_cluster_target_without_a_selector_takes_nothing_and_says_how_to_take_all():
+    made = cluster_target()
+    made = msgspec.structs.replace(made, spec=msgspec.structs.replace(made.spec, namespace_selector=msgspec.UNSET))
+    assert policy.decide(RUN, made) == Left(
+        rule="NamespaceNotSelected", why="it has no spec.namespaceSelector and so takes no namespace; {} takes all"
+    )
+
+
+@pytest.mark.parametrize(
+    ("select", "expected"),
+    [
+        (api.Select(sources=("Argo",)), "Selected"),
+        (api.Select(run_selector=api.LabelSelector(match_labels={"team": "churn"})), "Selected"),
+        (api.Select(run_selector=api.LabelSelector(match_labels={"team": "fraud"})), "RunSelector"),
+        (api.Select(pipelines=("fraud-*", "ch*")), "Selected"),
+        (api.Select(pipelines=("fraud-*", "Churn")), "Pipelines"),
+        (api.Select(pipelines=("churn-*",)), "Pipelines"),
+    ],
+)
+def test_the_selection_decides(select, expected):
+    assert rule(policy.decide(RUN, target(select=select))) == expected
+
+
+def test_a_source_that_is_not_named_is_left():
+    picks = api.Select(sources=("Argo",))
+    assert policy.decide(run(source="katib"), target(select=picks)) == Left(
+        rule="Sources", why="spec.select.sources takes Argo, and it is katib"
+    )
+
+
+@pytest.mark.parametrize(
+    ("facts", "expected"),
+    [
+        (run(labels={TRACK: "false"}), "OptOut"),
+        (run(labels={TRACK: "False"}), "OptOut"),
+        (run(labels={TRACK: "true"}), "Selected"),
+        (run(template_labels={TRACK: "false"}), "OptOut"),
+        (run(namespace_labels={TRACK: "false"}), "OptOut"),
+        (run(labels={TRACK: "true"}, template_labels={TRACK: "false"}), "Selected"),
+        (run(template_labels={TRACK: "true"}, namespace_labels={TRACK: "false"}), "Selected"),
+        (run(annotations={TARGETS: "mlflow"}), "Selected"),
+        (run(annotations={TARGETS: "archive, mlflow"}), "Selected"),
+        (run(annotations={TARGETS: "archive"}), "NotAmongTargets"),
+        (run(annotations={TARGETS: ""}), "NotAmongTargets"),
+        (run(template_annotations={TARGETS: "archive"}), "NotAmongTargets"),
+        (run(namespace_annotations={TARGETS: "archive"}), "NotAmongTargets"),
+        (run(annotations={TARGETS: "mlflow"}, namespace_annotations={TARGETS: "archive"}), "Selected"),
+        (run(labels={TRACK: "false"}, annotations={TARGETS: "mlflow"}), "OptOut"),
+    ],
+)
+def test_authors_of_runs_narrow_and_the_nearest_word_counts(facts, expected):
+    assert rule(policy.decide(facts, target())) == expected
+
+
+def test_what_an_author_wrote_is_quoted():
+    assert policy.decide(run(template_annotations={TARGETS: "mlfow"}), target()) == Left(
+        rule="NotAmongTargets", why='its template says pipetrail.dev/targets: "mlfow"'
+    )
+
+
+@pytest.mark.parametrize("facts", [run(labels={TRACK: "false"}), run(annotations={TARGETS: "archive"})])
+def test_an_admin_may_insist(facts):
+    decision = policy.decide(facts, target(policy=FORBIDDEN))
+    assert rule(decision) == "OptOutForbidden"
+    assert isinstance(decision, Taken)
+    assert decision.why.endswith("but spec.policy.optOut is Forbidden")
+
+
+def test_a_run_that_had_ended_before_the_target_was_made_is_left():
+    made = target(day=10)
+    assert rule(policy.decide(run(ended=datetime(2026, 11, 9, tzinfo=UTC)), made)) == "EndedBeforeTarget"
+    assert rule(policy.decide(run(ended=datetime(2026, 11, 11, tzinfo=UTC)), made)) == "Selected"
+    assert rule(policy.decide(run(ended=None), made)) == "Selected"
+
+
+def test_a_suspended_target_still_selects():
+    assert isinstance(policy.decide(RUN, target(suspend=True)), Taken)
+
+
+def test_of_two_targets_at_one_address_the_namespaced_one_takes_the_run():
+    near, far = target(), cluster_target()
+    assert [rule(d) for _, d in policy.decide_all(RUN, (far, near))] == ["SameTracker", "Selected"]
+    assert policy.decide(RUN, far, others=(near,)) == Left(
+        rule="SameTracker",
+        why="TrackingTarget/team-a/mlflow records it in the same tracker, mlflow http://mlflow.mlflow.svc:5000",
+    )
+
+
+def test_a_target_that_leaves_the_run_takes_it_from_nobody():
+    near = target(select=api.Select(pipelines=("fraud",)))
+    assert isinstance(policy.decide(RUN, cluster_target(), others=(near,)), Taken)
+
+
+def test_of_two_targets_of_a_kind_at_one_address_the_older_takes_the_run():
+    older, newer = target("b", day=1), target("a", day=2)
+    assert [rule(d) for _, d in policy.decide_all(RUN, (newer, older))] == ["SameTracker", "Selected"]
+
+
+def test_another_address_is_another_tracker():
+    both = (target(), cluster_target(uri="http://mlflow.other.svc:5000"))
+    assert [rule(d) for _, d in policy.decide_all(RUN, both)] == ["Selected", "Selected"]
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("http://mlflow:80", "http://mlflow/"), ("https://MLflow.example.com", "HTTPS://mlflow.example.com:443/"),
+        ("http://m.a.svc.cluster.local:5000", "http://m.a.svc:5000"), ("http://m.a.svc./x/", "http://m.a.svc//x"),
+        ("http://[FD00::1]:5000", "http://[fd00::1]:5000/"),
+    ],
+)  # fmt: skip
+def test_two_spellings_of_an_address_are_one_tracker(one, other):
+    assert policy.address(backend(one)) == policy.address(backend(other))
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("http://m", "https://m"), ("http://m", "http://m:5000"), ("http://m/a", "http://m/b"), ("http://m", "http://n")],
+)
+def test_two_addresses_are_two_trackers(one, other):
+    assert policy.address(backend(one)) != policy.address(backend(other))
+
+
+def test_an_edit_of_what_is_pinned_changes_the_digest_and_no_other_does():
+    spec = target().spec
+    select = api.Select(pipelines=("a",))
+    moved = msgspec.structs.replace(spec, backend=backend("http://other"), suspend=True, select=select)
+    named = msgspec.structs.replace(spec, naming=api.Naming(layout="Flat"))
+    assert policy.pin(moved).digest == policy.pin(spec).digest
+    assert policy.pin(named).digest != policy.pin(spec).digest
