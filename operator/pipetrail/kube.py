@@ -15,6 +15,7 @@ import aiohttp
 import msgspec
 from kubernetes.aio import client as k8s
 from kubernetes.aio import config as k8s_config
+from kubernetes.aio.config import kube_config
 
 TIMEOUT_S: Final = 30.0
 PAGE: Final = 250  # objects a list page: 20 KB Workflows make pages of 5 MB
@@ -207,6 +208,16 @@ class Kube:
             raise Unreachable(f"{method} {path}: {type(error).__name__}") from None
         response: aiohttp.ClientResponse = answer.response
         return response
+
+
+def context_namespace(context: str | None) -> str:
+    """The namespace that kubectl would take: the one of the kubeconfig's context, else ``default``."""
+    try:
+        contexts, active = kube_config.list_kube_config_contexts()
+    except (k8s_config.ConfigException, OSError):
+        return "default"  # no kubeconfig, as in a pod: connecting will say what is wrong if anything is
+    chosen = next((c for c in contexts if c["name"] == context), active)
+    return str(chosen.get("context", {}).get("namespace") or "default")
 
 
 async def _error(response: aiohttp.ClientResponse, call: str) -> ApiError:

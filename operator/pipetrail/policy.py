@@ -7,8 +7,9 @@ comes before its template's, and that before its namespace's.
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 from fnmatch import fnmatchcase
-from typing import Final, Literal
+from typing import Any, Final, Literal
 from urllib.parse import urlsplit
 
 from pipetrail.api import (
@@ -23,7 +24,8 @@ from pipetrail.api import (
     Requirement,
     TargetSpec,
 )
-from pipetrail.record import Frozen
+from pipetrail.record import Frozen, Record
+from pipetrail.sources.argo import Header
 
 KFP_RUN_LABEL: Final = "pipeline/runid"
 """What Kubeflow Pipelines puts on the Workflows that it makes (pipelines: backend/src/common/util/consts.go)."""
@@ -51,6 +53,17 @@ class RunFacts(Frozen, frozen=True):
     template_annotations: Mapping[str, str] = {}
     namespace_labels: Mapping[str, str] = {}
     namespace_annotations: Mapping[str, str] = {}
+    ended: datetime | None = None
+
+
+def facts(header: Header, record: Record, namespace: Mapping[str, Any]) -> RunFacts:
+    """What is known of the run of `header` and `record`; `namespace` is the metadata of its namespace."""
+    return RunFacts(
+        source=header.source, namespace=header.namespace, name=header.name, pipeline=record.pipeline,
+        labels=header.labels, annotations=header.annotations, namespace_labels=namespace.get("labels") or {},
+        namespace_annotations=namespace.get("annotations") or {},
+        ended=record.finished if record.outcome.settled else None,
+    )  # fmt: skip
 
 
 class Taken(Frozen, frozen=True):
@@ -124,6 +137,10 @@ def _alone(run: RunFacts, target: FoundTarget) -> Decision:
     outside = _outside(run, target)
     if outside is not None:
         return outside
+    if run.ended is not None and run.ended < target.created:
+        return Left(
+            rule="EndedBeforeTarget", why="it had ended before the target was made; a target records from then on"
+        )
     if select.sources and run.source.casefold() not in {source.casefold() for source in select.sources}:
         return Left(
             rule="Sources", why=f"spec.select.sources takes {', '.join(select.sources)}, and it is {run.source}"

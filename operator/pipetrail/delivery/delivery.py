@@ -117,14 +117,7 @@ class Deliveries:
 
     def decide(self, target: api.FoundTarget, header: argo.Header, record: Record) -> policy.Decision:
         """Does `target` take the run, and by which rule?"""
-        if record.outcome.settled and record.finished is not None and record.finished < target.created:
-            return policy.Left(rule="EndedBeforeTarget", why="it ended before the target was made")
-        labels, annotations = self._namespaces.of(header.namespace)
-        run = policy.RunFacts(
-            source=header.source, namespace=header.namespace, name=header.name, labels=header.labels,
-            annotations=header.annotations, pipeline=record.pipeline, namespace_labels=labels,
-            namespace_annotations=annotations,
-        )  # fmt: skip
+        run = policy.facts(header, record, self._namespaces.of(header.namespace))
         return policy.decide(run, target, others=[s.found for s in self._roster.seats() if s.ref != target.ref])
 
     async def _record(self, state: RunState, reading: Reading, pinned: api.Policy) -> Record:

@@ -8,7 +8,7 @@ class Namespaces:
     """Labels and annotations of the cluster's namespaces, as far as we have seen them."""
 
     def __init__(self) -> None:
-        self._known: dict[str, tuple[Mapping[str, str], Mapping[str, str]]] = {}
+        self._known: dict[str, Mapping[str, Any]] = {}
 
     def saw(self, body: Mapping[str, Any], *, deleted: bool) -> str | None:
         """A namespace appeared, changed or went: its name if that is news to us."""
@@ -16,12 +16,12 @@ class Namespaces:
         name = str(meta.get("name"))
         if deleted:
             return name if self._known.pop(name, None) is not None else None
-        now = (meta.get("labels") or {}, meta.get("annotations") or {})
+        now = {"labels": meta.get("labels") or {}, "annotations": meta.get("annotations") or {}}
         if self._known.get(name) == now:
             return None
         self._known[name] = now
         return name
 
-    def of(self, name: str) -> tuple[Mapping[str, str], Mapping[str, str]]:
-        """(labels, annotations) of one namespace."""
-        return self._known.get(name, ({}, {}))
+    def of(self, name: str) -> Mapping[str, Any]:
+        """Metadata of one namespace: its labels and annotations."""
+        return self._known.get(name, {})

@@ -1,0 +1,127 @@
+"""What the verbs that look at a live cluster share: the connection, finding a run, its record, and clear errors.
+
+Exit codes of all verbs: 0 all is well; 1 it was looked at and something is wrong or differs; 2 the command line is
+wrong; 3 the cluster, the run or the tracker could not be had.
+"""
+
+import asyncio
+import base64
+import os
+import sys
+from collections.abc import Awaitable, Callable
+from typing import Annotated, Any, Literal, NoReturn, TypeVar
+
+import typer
+from rich.console import Console
+
+from pipetrail import api
+from pipetrail.kube import ARGO, TRACKED_RUNS, ApiError, Kube, KubeError, context_namespace
+from pipetrail.readers import argo as objects
+from pipetrail.sources import Reading, argo
+from pipetrail.targets import Resolve
+from pipetrail.targets.target import TargetError
+
+T = TypeVar("T")
+Form = Literal["table", "json", "yaml"]
+Context = Annotated[str | None, typer.Option("--context", help="kubeconfig context; default: the current one.")]
+Namespace = Annotated[
+    str | None, typer.Option("-n", "--namespace", help="Namespace; default: the context's, or default.")
+]
+Output = Annotated[Form, typer.Option("-o", "--output", help="Form of the output.")]
+HINTS = {401: "log in again", 403: "ask for the rights, or use another context", 404: "are our CRDs applied?"}
+
+
+def console() -> Console:
+    """Standard output: tables that fit 120 columns, colours only on a terminal."""
+    wide = bool(os.environ.get("COLUMNS")) or sys.stdout.isatty()
+    return Console(width=None if wide else 120, highlight=False)
+
+
+def fail(message: str, code: int = 3) -> NoReturn:
+    """One sentence on standard error, and out."""
+    typer.echo(f"pipetrail: {message}", err=True)
+    raise typer.Exit(code)
+
+
+def with_cluster(context: str | None, work: Callable[[Kube], Awaitable[T]]) -> T:
+    """Run `work` with a connection; what goes wrong becomes one sentence and exit code 3."""
+
+    async def connected() -> T:
+        async with await Kube.connect(context) as kube:
+            return await work(kube)
+
+    try:
+        return asyncio.run(connected())
+    except ApiError as error:
+        fail("; ".join([str(error), *([HINTS[error.status]] if error.status in HINTS else [])]))
+    except (KubeError, TargetError) as error:
+        fail(str(error))
+
+
+async def find_run(kube: Kube, name: str, namespace: str) -> Any:
+    """The Workflow `name` (or with that uid) in `namespace`; says what there is instead if there is none."""
+    body = await objects.workflow(kube, namespace, name)
+    if body:
+        return body
+    there = []
+    async for page in kube.pages(f"{ARGO}/namespaces/{namespace}/workflows", metadata_only=True):
+        for item in page.get("items", ()):
+            header = argo.header(item)
+            if header.uid == name:
+                return await objects.workflow(kube, namespace, header.name)
+            there.append(header.name)
+    close = [n for n in there if name.split("-")[0] in n][:5] or there[:5]
+    instead = f"there is {', '.join(close)}" if close else "-n names another namespace"
+    fail(f"there is no Workflow {name} in namespace {namespace}; {instead}")
+
+
+async def read_run(kube: Kube, body: Any) -> tuple[argo.Header, Reading]:
+    """The record of a live run, as the operator would begin it, and what it would fetch."""
+    header = argo.header(body)
+    cluster = await kube.get("/api/v1/namespaces/kube-system")
+    name = str(cluster["metadata"]["uid"])
+    return header, argo.read(body, await objects.facts(kube, header), cluster=name)
+
+
+async def targets(kube: Kube, namespace: str | None) -> list[api.FoundTarget | api.InvalidTarget]:
+    """All targets that may see runs of `namespace` (null: all targets of the cluster)."""
+    scope = f"/namespaces/{namespace}" if namespace else ""
+    found: list[api.FoundTarget | api.InvalidTarget] = []
+    for kind, path in (
+        ("TrackingTarget", f"{TRACKED_RUNS}{scope}/trackingtargets"),
+        ("ClusterTrackingTarget", f"{TRACKED_RUNS}/clustertrackingtargets"),
+    ):
+        try:
+            async for page in kube.pages(path):
+                for item in page.get("items", ()):
+                    found.append(api.decode_target({**item, "apiVersion": api.API_VERSION, "kind": kind}))  # noqa: PERF401  an async generator's items
+        except ApiError as error:
+            if error.status != 403 or kind == "TrackingTarget":
+                raise  # a tenant may not see the cluster's targets; its own it must
+    return found
+
+
+async def body_of(kube: Kube, ref: api.TargetRef) -> Any:
+    """The object of a target, with its status."""
+    scope = f"/namespaces/{ref.namespace}/trackingtargets" if ref.namespace else "/clustertrackingtargets"
+    return await kube.get(f"{TRACKED_RUNS}{scope}/{ref.name}")
+
+
+def resolver(kube: Kube, ref: api.TargetRef, operator_namespace: str) -> Resolve:
+    """Reads the Secrets and ConfigMaps that a target names, as the caller of the command."""
+
+    async def resolve(what: api.SecretKeyRef | api.ConfigMapKeyRef) -> str:
+        secret = isinstance(what, api.SecretKeyRef)
+        plural = "secrets" if secret else "configmaps"
+        body = await kube.get(f"/api/v1/namespaces/{ref.namespace or operator_namespace}/{plural}/{what.name}")
+        value = (body.get("data") or {}).get(what.key)
+        if value is None:
+            raise KubeError(f"{plural[:-1]} {what.name} has no key {what.key!r}")
+        return base64.b64decode(value).decode().strip() if secret else str(value)
+
+    return resolve
+
+
+def namespace_of(context: str | None, namespace: str | None) -> str:
+    """`-n`, else the namespace of the kubeconfig's context, else ``default``."""
+    return namespace or context_namespace(context)

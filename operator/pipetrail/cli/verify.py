@@ -1,0 +1,135 @@
+"""``pipetrail verify``: read a run back from its trackers and compare, digit for digit."""
+
+import json
+import sys
+from typing import Any
+
+import msgspec
+import typer
+import yaml
+from rich.table import Table
+
+from pipetrail import api, capture, redact, shape
+from pipetrail.cli import cluster
+from pipetrail.kube import TRACKED_RUNS, Kube
+from pipetrail.readers.live import LiveReader
+from pipetrail.settings import Settings
+from pipetrail.targets import connect
+from pipetrail.targets.target import Target, Tree
+from pipetrail.targets.verify import differences
+
+
+def verify(
+    run: str = typer.Argument(help="Name or uid of a Workflow that stands."),
+    context: cluster.Context = None,
+    namespace: cluster.Namespace = None,
+    operator_namespace: str = typer.Option(Settings().namespace, help="Where ClusterTrackingTargets' Secrets lie."),
+    output: cluster.Output = "table",
+) -> None:
+    """Read a run back from every tracker that it is recorded in, and compare each value with what the cluster has.
+
+    Values are compared as float64, bit for bit. Exit code 0: all agree. 1: something differs or is not there yet.
+    3: the run, the cluster or the tracker could not be had.
+    """
+    where = cluster.namespace_of(context, namespace)
+    rows = cluster.with_cluster(context, lambda kube: _verify(kube, run, where, operator_namespace))
+    match output:
+        case "json":
+            json.dump(rows, sys.stdout, indent=1)
+            sys.stdout.write("\n")
+        case "yaml":
+            yaml.safe_dump(rows, sys.stdout, sort_keys=False)
+        case "table":
+            _show(rows, run, where)
+    raise typer.Exit(0 if rows and all(row["equal"] for row in rows) else 1)
+
+
+async def _verify(kube: Kube, name: str, namespace: str, operator_namespace: str) -> list[dict[str, Any]]:
+    _, reading = await cluster.read_run(kube, await cluster.find_run(kube, name, namespace))
+    record = reading.record
+    label = f"{api.GROUP}/uid={record.key.uid}"
+    rows = []
+    reader = LiveReader(kube)
+    try:
+        async for page in kube.pages(f"{TRACKED_RUNS}/namespaces/{namespace}/trackedruns", labelSelector=label):
+            for item in page.get("items", ()):
+                spec = msgspec.convert(item["spec"], api.TrackedRunSpec)
+                found = api.decode_target({**await cluster.body_of(kube, spec.target), **_kind(spec.target)})
+                if isinstance(found, api.InvalidTarget):
+                    rows.append(_row(spec, "", 0, [], why=found.message))
+                    continue
+                captured = await capture.capture(reading, reader, capture.wants(spec.policy))
+                clean = redact.redact(captured, additional_keys=spec.policy.redact.additional_keys)
+                # The operator's keys hold the cluster's name as it knows it, which the TrackedRun remembers.
+                named = msgspec.structs.replace(clean.key, cluster=spec.run.key.removesuffix(f"/{spec.run.uid}"))
+                tree = shape.shape(
+                    msgspec.structs.replace(clean, key=named), spec.policy, places=Settings().places,
+                    cluster_target=spec.target.kind == "ClusterTrackingTarget", attempt=spec.attempt,
+                    supersedes=spec.supersedes,
+                )  # fmt: skip
+                target = await connect(found.spec.backend, cluster.resolver(kube, spec.target, operator_namespace))
+                try:
+                    rows.append(await _compare(target, tree, spec, (item.get("status") or {}).get("url", "")))
+                finally:
+                    await target.close()
+    finally:
+        await reader.close()
+    return rows
+
+
+def _kind(ref: api.TargetRef) -> dict[str, str]:
+    return {"apiVersion": api.API_VERSION, "kind": ref.kind}
+
+
+async def _compare(target: Target, tree: Tree, spec: api.TrackedRunSpec, url: str) -> dict[str, Any]:
+    wanted = [
+        msgspec.structs.replace(target.fit(run), experiment=spec.experiment or run.experiment) for run in tree.runs
+    ]
+    there: dict[str, list[Any]] = {}
+    for held in await target.find(wanted[0]):
+        there.setdefault(held.key, []).append(held)
+    found, points = [], 0
+    for run in wanted:
+        copies = there.pop(run.key, [])
+        points += len(run.metrics)
+        if len(copies) != 1:
+            found.append({"run": run.name, "item": "run", "key": run.key, "wanted": "1", "held": str(len(copies))})
+            continue
+        whole = await target.read(copies[0].handle)
+        for d in differences(run, whole):
+            step = "" if d.step is None else f"@{d.step}"
+            found.append({"run": run.name, "item": d.item, "key": f"{d.key}{step}", "wanted": d.wanted, "held": d.held})
+    found += [
+        {"run": h.name, "item": "run", "key": key, "wanted": "0", "held": "1"}
+        for key, held in there.items()
+        for h in held
+    ]
+    return _row(spec, url, points, found, runs=len(wanted))
+
+
+def _row(
+    spec: api.TrackedRunSpec, url: str, points: int, found: list[dict[str, str]], *, runs: int = 0, why: str = ""
+) -> dict[str, Any]:
+    return {
+        "target": str(spec.target), "equal": not found and not why, "trackerRuns": runs, "points": points, "url": url,
+        "differences": found, "message": why,
+    }  # fmt: skip
+
+
+def _show(rows: list[dict[str, Any]], run: str, namespace: str) -> None:
+    out = cluster.console()
+    if not rows:
+        out.print(f"{namespace}/{run} is recorded nowhere; `pipetrail explain {run} -n {namespace}` says why.")
+        return
+    for row in rows:
+        verdict = "equal" if row["equal"] else row["message"] or f"{len(row['differences'])} differences"
+        out.print(
+            f"{row['target']}: {verdict} ({row['trackerRuns']} tracker runs, {row['points']} points) {row['url']}"
+        )
+        if row["differences"]:
+            table = Table(box=None, pad_edge=False)
+            for name in ("RUN", "ITEM", "KEY", "CLUSTER", "TRACKER"):
+                table.add_column(name, overflow="fold")
+            for d in row["differences"][:50]:
+                table.add_row(d["run"], d["item"], d["key"], d["wanted"], d["held"])
+            out.print(table)
