@@ -4,7 +4,7 @@ import json
 import string
 
 import msgspec
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from tests.unit.shape_cases import at, policy, record, step, tree
 
@@ -133,26 +133,6 @@ SECRETS = st.text(string.ascii_letters + string.digits + "-_.:/+=\"\\ <>&ü\n", 
 AROUND = st.text("ab /=\"'\n", max_size=6)
 
 
-@given(SECRETS, AROUND, AROUND, st.sampled_from(["password", "api-token", "clientSecret", "api_key"]))
-def test_no_secret_leaves(secret, before, after, name):
-    text = f"{before}{secret}{after}"
-    made = record(
-        step(
-            "s",
-            Point(key=text, value=1, time=at(1), source=FromFile(artifact="m", file=text)),
-            status="failed", message=text, params={"p": text}, outputs={"o": text}, result=text, log_tail=text,
-            iteration=(LoopItem(index=0, item={"i": [text, {text: json.dumps(text)}]}),),
-            attempts=(Attempt(outcome=Outcome(status="failed", message=text)),),
-        ),
-        params={name: secret, "other": text, "json": json.dumps({"k": text})},
-        tags={"t": text}, annotations={"a": text}, message=text, user=text,
-    )  # fmt: skip
-    left = redact(made)
-    inside = [s for s in strings(json.loads(to_json(left))) if secret in s.replace("<redacted>", "\0")]
-    assert inside == []
-    assert [r.name for r in tree(left).runs if secret in r.note.replace("<redacted>", "\0")] == []
-
-
 def strings(value):
     """Every text in a JSON value, names too."""
     match value:
@@ -165,3 +145,34 @@ def strings(value):
         case list():
             for item in value:
                 yield from strings(item)
+
+
+def with_secret(name, secret, text):
+    """A record that has a secret under `name` and, in every place that holds text, `text`."""
+    return record(
+        step(
+            "s",
+            Point(key=text, value=1, time=at(1), source=FromFile(artifact="m", file=text)),
+            status="failed", message=text, params={"p": text}, outputs={"o": text}, result=text, log_tail=text,
+            iteration=(LoopItem(index=0, item={"i": [text, {text: json.dumps(text)}]}),),
+            attempts=(Attempt(outcome=Outcome(status="failed", message=text)),),
+        ),
+        params={name: secret, "other": text, "json": json.dumps({"k": text})},
+        tags={"t": text}, annotations={"a": text}, message=text, user=text,
+    )  # fmt: skip
+
+
+def leaves(made):
+    """Every text that leaves: in the record's JSON, and in the notes of its tracker runs."""
+    texts = [*strings(json.loads(to_json(made))), *(run.note for run in tree(made).runs)]
+    return [text.replace("<redacted>", "\0") for text in texts]
+
+
+OURS = "\n".join(leaves(with_secret("name", "~~~~", "~~~~")))  # "kind" is our word, not a leak
+
+
+@given(SECRETS, AROUND, AROUND, st.sampled_from(["password", "api-token", "clientSecret", "api_key"]))
+def test_no_secret_leaves(secret, before, after, name):
+    assume(secret not in OURS)
+    left = redact(with_secret(name, secret, f"{before}{secret}{after}"))
+    assert [text for text in leaves(left) if secret in text] == []
