@@ -18,6 +18,18 @@ from pipetrail.formats.tensorboard import events
 _BOMS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
 
 _SUFFIXES = ("json", "jsonl", "ndjson", "yaml", "yml", "csv", "tsv")
+# Of a file of such a name only its presence and size are of interest. (Not a list of what can be read: a path without
+# a known suffix may be a directory.)
+_BINARY = (
+    "arrow", "bin", "ckpt", "feather", "gguf", "gif", "h5", "hdf5", "jpeg", "jpg", "joblib", "keras", "mp4", "npy",
+    "npz", "onnx", "orc", "parquet", "pb", "pdf", "pickle", "pkl", "png", "pt", "pth", "safetensors", "tflite", "ubj",
+    "wav",
+)  # fmt: skip
+
+
+def binary(name: str) -> bool:
+    """True if a file of this name never gives a number: a model, a picture, a data set in a binary format."""
+    return name.rpartition("/")[2].rpartition(".")[2].lower() in _BINARY and "tfevents" not in name
 
 
 def readable(name: str) -> bool:

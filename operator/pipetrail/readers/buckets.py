@@ -10,7 +10,7 @@ import re
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any, Final, cast
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 import obstore
 from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
@@ -23,7 +23,14 @@ from pipetrail.record import Frozen
 from pipetrail.sources import AzureLocation, GcsLocation, Location, S3Location
 from pipetrail.sources import Unreadable as NeverFetched
 
-_HOST: Final = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
+# A path is only known of Azure's emulator.
+_ADDRESS: Final = re.compile(
+    r"https?://(?P<host>[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?(?P<path>/[A-Za-z0-9]+)?"
+)
+_BAD_KEYS: Final = (
+    "InvalidAccessKeyId", "SignatureDoesNotMatch", "AccessDenied", "InvalidToken", "ExpiredToken",
+    "XAdminUserNotFound",  # versitygw, with status 404
+)  # fmt: skip
 _SIGNED_FOR: Final = timedelta(minutes=5)
 
 
@@ -72,10 +79,10 @@ class Bucket:
                 raise Failed(failure(location.reason, location.message))
         self.base = self.base.rstrip("/")
         self._plain = f"{self.base}/{quote(container, safe='')}"
-        address = urlsplit(self.base)
-        if address.scheme not in ("http", "https") or not _HOST.fullmatch(address.netloc) or not container:
+        address = _ADDRESS.fullmatch(self.base)
+        if address is None or not container or (address["path"] and not isinstance(location, AzureLocation)):
             raise Refused("its address is not a host with an optional port")
-        self._host = address.netloc
+        self._host = address["host"]
 
     async def request(self, method: str, *, key: str | None = None, limit: int = 0, span: str | None = None) -> Answer:
         """The answer, if it is 200 or 404; anything else ends the fetch."""
@@ -92,8 +99,7 @@ class Bucket:
 
     async def objects(self) -> AsyncIterator[tuple[str, int]]:
         """The (key, size) of all objects below the key."""
-        host = self._host.rpartition(":")[0] if re.search(r":\d+$", self._host) else self._host
-        await check_host(host, allow_loopback=self._transport.allow_loopback)
+        await check_host(self._host, allow_loopback=self._transport.allow_loopback)
         try:
             async for batch in obstore.list(self._store(), prefix=self.key.strip("/") or None, chunk_size=200):
                 for meta in batch:
@@ -103,9 +109,12 @@ class Bucket:
         except (PermissionDeniedError, UnauthenticatedError):
             raise Failed(self._refusal(403)) from None
         except BaseError as error:
-            # the text holds the store's answer and the address: only its status is taken from it
+            # the text holds the store's answer and the address: only its status and S3's code are taken from it
             status = re.search(r"status code: (\d{3})", str(error))
-            if status and int(status[1]) == 404:
+            code = re.search(r"<Code>(\w{1,40})</Code>", str(error))
+            if code and code[1] in _BAD_KEYS:
+                raise Failed(self._refusal(403)) from None
+            if status and int(status[1]) == 404 and (code is None or code[1] == "NoSuchBucket"):
                 note = Note(reason="BucketNotFound", message=f"{self.where}: there is no such bucket")
                 raise Failed(Fetched(notes=(note,), present=False)) from None
             if status:

@@ -10,6 +10,7 @@ from time import monotonic
 from typing import Final, cast
 
 from pipetrail.formats import Note
+from pipetrail.formats.metrics import binary
 from pipetrail.kube import ApiError, Kube, KubeError
 from pipetrail.readers import Fetched
 from pipetrail.readers.buckets import Credentials, failure
@@ -40,12 +41,12 @@ class LiveReader:
         await self._stores.close()
 
     async def artifact(self, namespace: str, ref: FileRef) -> Fetched:
-        """The files of an artifact."""
+        """The files of an artifact; of a model, a picture and the like only whether it is there and how big."""
         try:
             credentials = await self._credentials(namespace, ref.location)
         except _NoCredentials as failed:
             return cast("Fetched", failed.args[0])
-        return await self._stores.fetch(ref.location, credentials, path=ref.path)
+        return await self._stores.fetch(ref.location, credentials, path=ref.path, head_only=binary(ref.path or ""))
 
     async def log(self, namespace: str, ref: LogRef, *, tail_lines: int | None = None) -> Fetched:
         """The main container's log: the pod's own if the pod with this very uid still stands, else the archived one.
