@@ -17,7 +17,7 @@ async def pod_log(
     """The log of the pod that has this `uid`, each line led by its RFC 3339 stamp.
 
     Pod names come back with other runs: the uid is compared before and after. `present` is false if the pod is gone,
-    or another has its name.
+    or another has its name, or no node ever had it (the API server answers an empty log for that one).
     """
     path = f"/api/v1/namespaces/{namespace}/pods/{pod}"
     tail = {} if tail_lines is None else {"tailLines": tail_lines}
@@ -38,13 +38,16 @@ async def pod_log(
 
 
 async def _uid(kube: Kube, path: str) -> str | None:
+    """The uid of the pod, if it is there and on a node."""
     try:
         body = await kube.get(path)
     except ApiError as error:
         if error.status == 404:
             return None
         raise
-    uid = body.get("metadata", {}).get("uid") if isinstance(body, dict) else None
+    if not isinstance(body, dict) or not (body.get("spec") or {}).get("nodeName"):
+        return None
+    uid = body.get("metadata", {}).get("uid")
     return uid if isinstance(uid, str) else None
 
 
