@@ -126,6 +126,25 @@ async def test_a_secret_or_a_key_in_it_that_is_missing_is_named(wire, reader):
     assert reasons(await reader.artifact("team-a", file(wire))) == ["SecretKeyNotFound"]
 
 
+@pytest.mark.parametrize("name", ["../../kube-system/secrets/store", "..", "a/b", "a?b", "A", "", "a%2fb", "store\n"])
+async def test_a_name_that_leads_elsewhere_is_no_secret(wire, reader, name):
+    wire.answers["/api/v1/namespaces/kube-system/secrets/store"] = (200, {"data": {"access": "Q0FOQVJZ"}})
+    location = S3Location(endpoint="127.0.0.1:1", bucket="b", key="k", access_key=SecretKey(name=name, key="access"))
+    fetched = await reader.artifact("team-a", FileRef(step=0, artifact="a", path=None, location=location))
+    assert (reasons(fetched), wire.asked) == (["SecretNotFound"], [])
+
+
+async def test_a_name_that_leads_elsewhere_is_no_pod(wire, reader):
+    ref = LogRef(step=0, pod="../../kube-system/pods/p", pod_uid="u1")
+    assert (reasons(await reader.log("team-a", ref)), wire.asked) == (["LogGone"], [])
+
+
+@pytest.mark.parametrize("body", [[], "x", {"data": []}, {"data": None}, {}])
+async def test_an_answer_that_is_no_secret_holds_no_key(wire, reader, body):
+    wire.answers[f"{NS}/secrets/store"] = (200, body)
+    assert reasons(await reader.artifact("team-a", file(wire))) == ["SecretKeyNotFound"]
+
+
 async def test_a_secret_that_is_no_text_is_none(wire, reader):
     wire.answers[f"{NS}/secrets/store"] = (200, {"data": {"access": "/w==", "secret": 7}})
     assert reasons(await reader.artifact("team-a", file(wire))) == ["SecretKeyNotFound"]

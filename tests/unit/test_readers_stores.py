@@ -268,6 +268,8 @@ async def test_keys_that_are_none_are_noted(stores):
     assert reasons(await stores.fetch(azure, Credentials(account_key="CANARY not base64"))) == ["StoreKeyUnusable"]
     gcs = GcsLocation(bucket="b", key="m.json")
     assert reasons(await stores.fetch(gcs, Credentials(service_account_key="CANARY"))) == ["StoreKeyUnusable"]
+    part = Credentials(service_account_key='{"type": "service_account"}')
+    assert reasons(await stores.fetch(gcs, part)) == ["StoreKeyUnusable"]
     odd = '{"type": "service_account", "client_email": "a", "private_key": "CANARY", "private_key_id": "1"}'
     assert reasons(await stores.fetch(gcs, Credentials(service_account_key=odd))) == ["StoreKeyUnusable"]
 

@@ -186,7 +186,7 @@ class Bucket:
                     if not self._anonymous:
                         azure["account_key"] = credentials.account_key
                     return AzureStore(location.container, config=azure, client_options=options, retry_config=retry)
-        except (BaseError, ValueError, TypeError):
+        except (BaseError, ValueError, TypeError, KeyError):
             pass
         raise Failed(failure("StoreKeyUnusable", f"{self.where}: the credentials can't be used"))
 

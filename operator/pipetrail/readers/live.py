@@ -5,6 +5,7 @@ The stores' keys lie in Secrets of the run's namespace. They are got by name, ne
 
 import base64
 import binascii
+import re
 from collections.abc import Callable
 from time import monotonic
 from typing import Final, cast
@@ -19,6 +20,9 @@ from pipetrail.readers.stores import Stores
 from pipetrail.sources import AzureLocation, FileRef, GcsLocation, Location, LogRef, S3Location, SecretKey
 
 SECRET_TTL_S: Final = 60.0
+
+# Names go into paths, and they come from an artifact repository that a tenant wrote: "../../other/secrets/x" is none.
+_NAME: Final = re.compile(r"[a-z0-9](?:[-a-z0-9.]{0,251}[a-z0-9])?")
 _MAX_SECRETS: Final = 1_000
 
 
@@ -54,7 +58,7 @@ class LiveReader:
         What the pod could not give is noted only if the archive has nothing either.
         """
         live = Fetched(present=False)
-        if ref.pod and ref.pod_uid:
+        if ref.pod and ref.pod_uid and _NAME.fullmatch(ref.pod) and _NAME.fullmatch(namespace):
             live = await pod_log(
                 self._kube, namespace, ref.pod, ref.pod_uid, container=ref.container, tail_lines=tail_lines
             )
@@ -100,6 +104,8 @@ class LiveReader:
         return data[ref.key]
 
     async def _secret(self, namespace: str, name: str) -> dict[str, str]:
+        if not (_NAME.fullmatch(name) and _NAME.fullmatch(namespace)):
+            raise _NoCredentials(failure("SecretNotFound", f"{name[:253]!r} is not the name of a Secret"))
         now = self._clock()
         kept = self._secrets.get((namespace, name))
         if kept is not None and now < kept[0]:
@@ -113,7 +119,8 @@ class LiveReader:
             message = f"the API server did not answer for the Secret {name!r} in namespace {namespace!r}"
             raise _NoCredentials(failure("ApiUnreachable", message, again=True)) from None
         data: dict[str, str] = {}
-        for key, encoded in (body.get("data") or {}).items():
+        found = body.get("data") if isinstance(body, dict) else None
+        for key, encoded in found.items() if isinstance(found, dict) else ():
             try:
                 data[key] = base64.b64decode(encoded, validate=True).decode().strip()
             except (binascii.Error, ValueError, TypeError):

@@ -5,6 +5,7 @@ listed and fetched one by one. All is bounded by :class:`Limits`; what could not
 """
 
 import asyncio
+import contextlib
 import hashlib
 from collections.abc import Callable
 from typing import Any, Final, cast
@@ -28,6 +29,8 @@ class Limits(Frozen, frozen=True):
     artifact_s: float = 120.0  #: for all requests of one artifact
 
 
+_BIG: Final = 1 << 20
+
 DEFAULT: Final = Limits()
 ANONYMOUS: Final = Credentials()
 
@@ -39,6 +42,7 @@ class Stores:
         self.limits = limits
         self._transport = transport or Transport()
         self._at_once = asyncio.Semaphore(at_once)
+        self._heavy = asyncio.Semaphore(2)  # big objects and archives being unpacked: what memory can be asked for
 
     async def close(self) -> None:
         """Close the connections."""
@@ -63,14 +67,10 @@ class Stores:
                 if not head_only:
                     found = _too_large(bucket.where, size, self.limits.object_bytes)
                 return found
-            got = await bucket.request("GET", limit=self.limits.object_bytes)
-            if got.status == 404:
-                return Fetched(present=False)
-            if (got.size or 0) > self.limits.object_bytes:
-                return _too_large(bucket.where, got.size or 0, self.limits.object_bytes)
-            if not got.whole:
-                raise Unreachable("the connection broke off")
-            return await asyncio.to_thread(_opened, bucket.key, path, got, wanted)
+            if size > _BIG:
+                async with self._heavy:
+                    return await self._object(bucket, path, wanted)
+            return await self._object(bucket, path, wanted, light=True)
 
         return await self._guarded(location, credentials, work)
 
@@ -100,6 +100,19 @@ class Stores:
             return Fetched(blobs=(Blob(path="main.log", data=data),), notes=notes, size=size)
 
         return await self._guarded(location, credentials, work)
+
+    async def _object(
+        self, bucket: Bucket, path: str | None, wanted: Callable[[str], bool], *, light: bool = False
+    ) -> Fetched:
+        got = await bucket.request("GET", limit=self.limits.object_bytes)
+        if got.status == 404:
+            return Fetched(present=False)
+        if (got.size or 0) > self.limits.object_bytes:
+            return _too_large(bucket.where, got.size or 0, self.limits.object_bytes)
+        if not got.whole:
+            raise Unreachable("the connection broke off")
+        async with self._heavy if light else contextlib.nullcontext():
+            return await asyncio.to_thread(_opened, bucket.key, path, got, wanted)
 
     async def _guarded(self, location: Location, credentials: Credentials, work: Any) -> Fetched:
         where = describe(location)
