@@ -9,6 +9,7 @@ import gzip
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
@@ -60,23 +61,37 @@ class Recording:
 
     def fold(self) -> tuple[Mapping[str, Any], argo.RunFacts]:
         """The run's last body and the facts around it, as a live operator has them after the last event."""
-        body: Mapping[str, Any] = {}
+        body: Mapping[str, Any] | None = None
         facts = argo.RunFacts()
-        waiting: list[Event] = []
         for event in self.events():
-            if event.kind == "Workflow":
-                if body and argo.header(event.body).uid != argo.header(body).uid:
-                    continue  # another run under the same name
-                body = event.body
-                facts = facts.gone() if event.type == "DELETED" else facts
-            else:
-                waiting.append(event)
-        if not body:
-            body = self._final()
-        uid = argo.header(body).uid
-        for event in waiting:
-            facts = _with(facts, event, uid)
+            body, facts = self.after(body, facts, event)
+        return (self._final() if body is None else body), facts
+
+    @cached_property
+    def uid(self) -> str:
+        """The recorded run's uid. Other runs of its name, and their pods, may be among the events."""
+        return next((argo.header(e.body).uid for e in self.events() if e.kind == "Workflow"), "") or self._final_uid()
+
+    def after(
+        self, body: Mapping[str, Any] | None, facts: argo.RunFacts, event: Event
+    ) -> tuple[Mapping[str, Any] | None, argo.RunFacts]:
+        """Body and facts once `event` has arrived. Facts may come before the body does."""
+        match event.kind:
+            case "Workflow" if argo.header(event.body).uid == self.uid:
+                return event.body, facts.gone() if event.type == "DELETED" else facts
+            case "Pod":
+                pod = argo.pod_facts(event.body)
+                if pod is not None and pod.owner_uid == self.uid:
+                    facts = facts.with_pod(replace(pod, deleted=event.type == "DELETED"))
+            case "WorkflowTaskResult" if event.type != "DELETED":
+                # That a result goes away says nothing: all are deleted when the run ends.
+                result = argo.result_facts(event.body)
+                if result is not None and result.owner_uid == self.uid:
+                    facts = facts.with_result(result)
         return body, facts
+
+    def _final_uid(self) -> str:
+        return argo.header(self._final()).uid
 
     def _final(self) -> Mapping[str, Any]:
         try:
@@ -113,19 +128,6 @@ def _event(line: Any) -> Event:
         body=line["object"],
         at=float(at) if isinstance(at, int | float) else 0.0,
     )
-
-
-def _with(facts: argo.RunFacts, event: Event, uid: str) -> argo.RunFacts:
-    match event.kind:
-        case "Pod":
-            pod = argo.pod_facts(event.body)
-            if pod is not None and pod.owner_uid == uid:
-                return facts.with_pod(replace(pod, deleted=event.type == "DELETED"))
-        case "WorkflowTaskResult" if event.type != "DELETED":
-            result = argo.result_facts(event.body)
-            if result is not None and result.owner_uid == uid:
-                return facts.with_result(result)
-    return facts
 
 
 class RecordedReader:

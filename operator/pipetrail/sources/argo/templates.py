@@ -30,10 +30,17 @@ class Templates:
         self._nodes = nodes
         self._params = params
         self._by_task: dict[tuple[str, str], Node] | None = None
+        self._templates: dict[str, Json] = {}
         self._items: dict[tuple[str, str], list[Any]] = {}
 
     def of(self, node: Node) -> Json:
         """The template that `node` runs; empty if it is nowhere."""
+        if node.id not in self._templates:
+            self._templates[node.id] = EMPTY  # boundaries of a broken body may go in a circle
+            self._templates[node.id] = self._find(node)
+        return self._templates[node.id]
+
+    def _find(self, node: Node) -> Json:
         ref = node.template_ref
         if ref:
             scope = "cluster" if ref.get("clusterScope") is True else "namespaced"
