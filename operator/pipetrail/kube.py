@@ -127,6 +127,8 @@ class Kube:
             page = await self._json(
                 "GET", path, query={**query, "limit": PAGE, **following}, metadata_only=metadata_only
             )
+            if page.get("items") is None:  # an empty list of metadata alone
+                page["items"] = []
             yield page
             token = page.get("metadata", {}).get("continue")
             if not token:
@@ -193,6 +195,9 @@ class Kube:
         content_type: str = "application/json",
         metadata_only: bool = False,
     ) -> aiohttp.ClientResponse:
+        if {"", ".", ".."} & set(path.strip("/").split("/")):
+            # A tenant may have written the name that stands here; a URL library would walk it up.
+            raise ApiError(400, "BadRequest", "a name holds a slash or dots", f"{method} {path}")
         accept = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1" if metadata_only else "*/*"
         headers = {"Content-Type": content_type, "Accept": accept}
         serialized = await self._api.param_serialize(

@@ -6,13 +6,10 @@ wrong; 3 the cluster, the run or the tracker could not be had.
 
 import asyncio
 import base64
-import os
-import sys
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Any, Literal, NoReturn, TypeVar
 
 import typer
-from rich.console import Console
 
 from pipetrail import api
 from pipetrail.kube import ARGO, TRACKED_RUNS, ApiError, Kube, KubeError, context_namespace
@@ -29,12 +26,6 @@ Namespace = Annotated[
 ]
 Output = Annotated[Form, typer.Option("-o", "--output", help="Form of the output.")]
 HINTS = {401: "log in again", 403: "ask for the rights, or use another context", 404: "are our CRDs applied?"}
-
-
-def console() -> Console:
-    """Standard output: tables that fit 120 columns, colours only on a terminal."""
-    wide = bool(os.environ.get("COLUMNS")) or sys.stdout.isatty()
-    return Console(width=None if wide else 120, highlight=False)
 
 
 def fail(message: str, code: int = 3) -> NoReturn:

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from pipetrail import api, policy
 from pipetrail.cli import cluster
+from pipetrail.cli.console import console
 from pipetrail.kube import TRACKED_RUNS, Kube
 from pipetrail.record import Record
 
@@ -81,7 +82,7 @@ async def _delivered(kube: Kube, namespace: str, record: Record, ref: api.Target
 
 
 def _show(rows: list[dict[str, Any]], run: str, namespace: str) -> None:
-    out = cluster.console()
+    out = console()
     if not rows:
         out.print(
             f"There is no target that could see {namespace}/{run}. Make a TrackingTarget in namespace {namespace}."

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from pipetrail import api
 from pipetrail.cli import cluster
+from pipetrail.cli.console import console
 from pipetrail.kube import TRACKED_RUNS, Kube
 
 
@@ -73,7 +74,7 @@ def _wrong(found: dict[str, Any]) -> bool:
 
 
 def _show(found: dict[str, Any], limit: int) -> None:
-    out = cluster.console()
+    out = console()
     if not found["targets"]:
         out.print("No targets. The smallest: spec: {backend: {mlflow: {trackingUri: http://…}}}; see the README.")
         return

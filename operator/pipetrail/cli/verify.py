@@ -11,6 +11,7 @@ from rich.table import Table
 
 from pipetrail import api, capture, redact, shape
 from pipetrail.cli import cluster
+from pipetrail.cli.console import console
 from pipetrail.kube import TRACKED_RUNS, Kube
 from pipetrail.readers.live import LiveReader
 from pipetrail.settings import Settings
@@ -117,7 +118,7 @@ def _row(
 
 
 def _show(rows: list[dict[str, Any]], run: str, namespace: str) -> None:
-    out = cluster.console()
+    out = console()
     if not rows:
         out.print(f"{namespace}/{run} is recorded nowhere; `pipetrail explain {run} -n {namespace}` says why.")
         return

@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable
 
 from pipetrail.api import Backend, ConfigMapKeyRef, MlflowAuth, MlflowBackend, SecretKeyRef
-from pipetrail.targets.target import Target
+from pipetrail.targets.target import Target, TrackerRun
 
 Resolve = Callable[[SecretKeyRef | ConfigMapKeyRef], Awaitable[str]]
 
@@ -16,6 +16,17 @@ async def connect(backend: Backend, resolve: Resolve) -> Target:
     match backend:
         case Backend(mlflow=MlflowBackend() as mlflow):
             return await _mlflow(mlflow, resolve)
+        case _:
+            raise AssertionError("the API admits no other backend")
+
+
+def fit(backend: Backend) -> Callable[[TrackerRun], TrackerRun]:
+    """What the tracker of `backend` makes of a tracker run, without a connection: :meth:`Target.fit`."""
+    match backend:
+        case Backend(mlflow=MlflowBackend()):
+            from pipetrail.targets.mlflow.fit import fit as fitted
+
+            return fitted
         case _:
             raise AssertionError("the API admits no other backend")
 
@@ -40,4 +51,4 @@ async def _mlflow(backend: MlflowBackend, resolve: Resolve) -> Target:
     )
 
 
-__all__ = ["Resolve", "connect"]
+__all__ = ["Resolve", "connect", "fit"]
