@@ -20,6 +20,8 @@ from pathlib import Path
 
 START_S = 120.0
 ADMIN = "admin"
+# Its stdin is a pipe whose other end is ours alone: when that closes, the whole process group ends.
+BOUND = 'exec 3<&0; "$@" </dev/null 3<&- & server=$!; (read -r _ <&3; kill -TERM 0) & wait $server'
 PASSWORD = "correct horse battery staple"
 
 
@@ -37,8 +39,8 @@ class Server:
     process: "subprocess.Popen[bytes] | None" = None
     ca: Path | None = None
 
-    def start(self) -> None:
-        """Start the process; :meth:`wait` says when it answers."""
+    def start(self, *, bound: bool = False) -> None:
+        """Start the process; :meth:`wait` says when it answers. `bound`: it ends with us, even if we are killed."""
         self.folder.mkdir(parents=True, exist_ok=True)
         command = [
             sys.executable, "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{self.folder}/mlflow.db",
@@ -49,10 +51,12 @@ class Server:
             **os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true",
             **self.environment,
         }  # fmt: skip
+        if bound:
+            command = ["/bin/sh", "-c", BOUND, "mlflow-server", *command]
         with (self.folder / "server.log").open("ab") as log:
             self.process = subprocess.Popen(
-                command, cwd=self.folder, env=environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL,
-                start_new_session=True,
+                command, cwd=self.folder, env=environment, stdout=log, stderr=log, start_new_session=True,
+                stdin=subprocess.PIPE if bound else subprocess.DEVNULL,
             )  # fmt: skip
 
     def wait(self, seconds: float = START_S) -> None:
@@ -63,9 +67,11 @@ class Server:
             assert self.process is not None
             if self.process.poll() is not None:
                 raise RuntimeError(f"MLflow ended with {self.process.returncode}:\n{self.said()}")
-            with contextlib.suppress(urllib.error.URLError, ConnectionError, TimeoutError, ssl.SSLError):
-                with urllib.request.urlopen(f"{self.url}/health", timeout=2, context=context):
-                    return
+            with (
+                contextlib.suppress(urllib.error.URLError, ConnectionError, TimeoutError, ssl.SSLError),
+                urllib.request.urlopen(f"{self.url}/health", timeout=2, context=context),
+            ):
+                return
             time.sleep(0.1)
         raise TimeoutError(f"MLflow does not answer after {seconds:.0f} s:\n{self.said()}")
 
@@ -82,6 +88,8 @@ class Server:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+        if process.stdin is not None:
+            process.stdin.close()
 
     def said(self) -> str:
         """The end of its log."""
@@ -110,7 +118,8 @@ def with_login(folder: Path, *, port: int = 0) -> Server:
     folder.mkdir(parents=True, exist_ok=True)
     settings = folder / "auth.ini"
     settings.write_text(
-        "[mlflow]\ndefault_permission = READ\nauthorization_function = mlflow.server.auth:authenticate_request_basic_auth\n"
+        "[mlflow]\ndefault_permission = READ\n"
+        "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n"
         f"database_uri = sqlite:///{folder}/auth.db\nadmin_username = {ADMIN}\nadmin_password = {PASSWORD}\n"
     )
     return Server(
@@ -124,7 +133,7 @@ def with_login(folder: Path, *, port: int = 0) -> Server:
 def serving(folder: Path, *, port: int = 0) -> Iterator[Server]:
     """A plain server that answers, stopped at the end."""
     server = plain(folder, port=port)
-    server.start()
+    server.start(bound=True)
     try:
         server.wait()
         yield server

@@ -1,7 +1,7 @@
 """A loopback proxy in front of a real server that makes the network's misfortunes happen where a test wants them.
 
-It sees every request before and after it takes effect, and so lets a test act at an instant ("kill the operator just
-after this create"), with no switch in the product. For any HTTP server: a tracker, an API server (streams pass through).
+It sees every request before and after it takes effect, and so lets a test act at an instant ("kill the operator
+just after this create"), with no switch in the product. For any HTTP server: a tracker, an API server (streams pass).
 """
 
 import asyncio
@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 import aiohttp
 from aiohttp import web
+from yarl import URL
 
 HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "content-length", "content-encoding", "host", "upgrade"}
 
@@ -57,7 +58,7 @@ class Drop:
 
 @dataclass(frozen=True)
 class CommitLater:
-    """Close the connection at once and let the request through when `when` is set: the caller's look-up comes between."""
+    """Close the connection at once, and let the request through when `when` is set: after the caller's look-up, say."""
 
     when: asyncio.Event
 
@@ -106,11 +107,13 @@ class Proxy:
 
     `on_request` runs before a request is let through, `on_response` (status, 0 if none came) before its answer goes
     back: a test that acts there acts just before and just after the call takes effect. `log` has every request.
+
+    Like an ingress it can serve under a `prefix`, which the real server does not see, and name another `host` to it.
     """
 
     def __init__(
         self, upstream: str, decide: Decide = passing, *, upstream_tls: ssl.SSLContext | None = None,
-        tls: ssl.SSLContext | None = None, port: int = 0,
+        tls: ssl.SSLContext | None = None, port: int = 0, prefix: str = "", host: str | None = None,
     ) -> None:  # fmt: skip
         self.upstream = upstream.rstrip("/")
         self.decide = decide
@@ -121,6 +124,8 @@ class Proxy:
         self._upstream_tls = upstream_tls
         self._tls = tls
         self._port = port
+        self._prefix = prefix
+        self._host = host
         self._later: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> "Proxy":
@@ -135,7 +140,7 @@ class Proxy:
         await site.start()
         self._port = self._runner.addresses[0][1]
         scheme = "https" if self._tls else "http"
-        self.url = f"{scheme}://127.0.0.1:{self._port}"
+        self.url = f"{scheme}://127.0.0.1:{self._port}{self._prefix}"
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -151,8 +156,17 @@ class Proxy:
 
     async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:
         parts = urlsplit(request.raw_path)
+        if not parts.path.startswith(self._prefix):
+            return web.Response(status=404, text="default backend - 404")
         body = await request.read()
-        seen = Seen(len(self.log) + 1, request.method, parts.path, parts.query, dict(request.headers), body)
+        seen = Seen(
+            len(self.log) + 1,
+            request.method,
+            parts.path.removeprefix(self._prefix),
+            parts.query,
+            dict(request.headers),
+            body,
+        )
         self.log.append(seen)
         action = self.decide(seen)
         await _tell(self.on_request, seen, 0)
@@ -214,11 +228,10 @@ class Proxy:
 
     @contextlib.asynccontextmanager
     async def _call(self, seen: Seen) -> AsyncIterator[aiohttp.ClientResponse]:
-        import yarl
-
-        url = yarl.URL(self.upstream + seen.path + (f"?{seen.query}" if seen.query else ""), encoded=True)
+        url = URL(self.upstream + seen.path + (f"?{seen.query}" if seen.query else ""), encoded=True)
+        headers = _kept(seen.headers) | ({"Host": self._host} if self._host else {})
         async with self._session.request(
-            seen.method, url, data=seen.body or None, headers=_kept(seen.headers), allow_redirects=False
+            seen.method, url, data=seen.body or None, headers=headers, allow_redirects=False
         ) as answer:
             yield answer
 

@@ -37,6 +37,7 @@ NOTE_TAG: Final = "pipetrail.note"
 MLFLOW_NOTE: Final = "mlflow.note.content"
 MLFLOW_PARENT: Final = "mlflow.parentRunId"
 RESERVED: Final = frozenset({OPENED_TAG, PARENT_TAG, NOTE_TAG, MLFLOW_NOTE, MLFLOW_PARENT, "mlflow.runName"})
+OWN_TAGS: Final = {"user": "mlflow.user", "source_name": "mlflow.source.name", "commit": "mlflow.source.git.commit"}
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 _LEGAL: Final = re.compile(r"[/\w.\- :]+")
@@ -61,13 +62,15 @@ def fit(run: TrackerRun) -> TrackerRun:
         _renamed(changes, tags, "param", key, name)
         params[name] = _text(changes, tags, "param", key, name, value, PARAM_MOST)
     metrics = _metrics(run.metrics, names, changes, tags)
-    own = {"mlflow.user": run.user, "mlflow.source.name": run.source_name, "mlflow.source.git.commit": run.commit}
-    tags |= {k: _text(changes, tags, "tag", k, k, v, TAG_MOST) for k, v in own.items() if v}
+    own = {}
+    for field, key in OWN_TAGS.items():
+        if value := getattr(run, field):
+            own[field] = tags[key] = _text(changes, tags, "tag", key, key, value, TAG_MOST)
     tags |= {KEY_TAG: run.key, ROOT_TAG: run.root}
     return replace(
         run,
         experiment=_experiment(changes, run.experiment),
-        name=_text(changes, tags, "name", "run", "run", run.name or run.key, NAME_MOST),
+        name=_text(changes, tags, "name", "run", "run", run.name, NAME_MOST) or run.key,
         note=_text(changes, tags, "note", "", "", run.note, NOTE_MOST),
         started=_time(changes, "started", run.started),
         finished=None if run.finished is None else _time(changes, "finished", run.finished),
@@ -76,6 +79,7 @@ def fit(run: TrackerRun) -> TrackerRun:
         metrics=metrics,
         files=tuple(_file(changes, f) for f in run.files),
         changes=tuple(dict.fromkeys((*run.changes, *changes.all(run.name)))),
+        **own,
     )
 
 

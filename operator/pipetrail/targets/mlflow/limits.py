@@ -21,8 +21,8 @@ CAPABILITIES: Final = Capabilities(
     name="MLflow", replay="Idempotent", client_chosen_id=False, original_times=True, children=True, reopen=True,
     figures=False, nan=True,
     limits={
-        "names": f"letters, digits, _ - . / : and space, up to {KEY_MOST} characters. @ becomes _at_, % _pct, any other "
-        "_; the tag pipetrail.name.<key> holds the original",
+        "names": f"letters, digits, _ - . / : and space, up to {KEY_MOST} characters. @ becomes _at_, % _pct, another "
+        "one _; the tag pipetrail.name.<key> holds the original",
         "params": f"{PARAM_MOST} characters, cut; the tag pipetrail.cut.<key> holds length and sha256. The first value "
         "stays for ever",
         "tags": f"{TAG_MOST} characters, cut",

@@ -1,0 +1,54 @@
+"""The trackers that the contract suite runs against, each started once and only if a test needs it."""
+
+import contextlib
+import uuid
+from collections.abc import Iterator
+
+import pytest
+from tests.contract.driver import Driver
+from tests.real import mlflow as real_mlflow
+from tests.real.mlflow import Server
+
+
+@pytest.fixture(scope="session")
+def mlflow_servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Server]]:
+    """A plain server and one with MLflow's basic auth; they start side by side."""
+    servers = {
+        "plain": real_mlflow.plain(tmp_path_factory.mktemp("mlflow")),
+        "login": real_mlflow.with_login(tmp_path_factory.mktemp("mlflow-login")),
+    }
+    with contextlib.ExitStack() as stack:
+        for server in servers.values():
+            server.start(bound=True)
+            stack.callback(server.stop)
+        for server in servers.values():
+            server.wait()
+        yield servers
+
+
+@pytest.fixture(scope="session")
+def plain_mlflow(mlflow_servers: dict[str, Server]) -> Server:
+    return mlflow_servers["plain"]
+
+
+@pytest.fixture(scope="session")
+def login_mlflow(mlflow_servers: dict[str, Server]) -> Server:
+    return mlflow_servers["login"]
+
+
+@pytest.fixture(scope="session", params=[pytest.param("mlflow", marks=pytest.mark.mlflow)])
+def driver(request: pytest.FixtureRequest) -> Driver:
+    """Each tracker in turn."""
+    from tests.contract.mlflow_driver import MlflowDriver
+
+    match request.param:
+        case "mlflow":
+            return MlflowDriver(request.getfixturevalue("plain_mlflow"))
+        case other:
+            raise AssertionError(other)
+
+
+@pytest.fixture
+def experiment() -> str:
+    """A name that no other test uses."""
+    return f"churn {uuid.uuid4().hex[:12]}"
