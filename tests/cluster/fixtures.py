@@ -3,6 +3,7 @@
 Another folder takes these over with ``from tests.cluster.fixtures import *`` in its conftest.
 """
 
+import asyncio
 import json
 import os
 import secrets
@@ -158,3 +159,4 @@ async def kube(cluster: Cluster) -> AsyncIterator[Kube]:
     connection = await connect(cluster)
     yield connection
     await connection.close()
+    await asyncio.sleep(0.01)  # TLS connections need a turn of the loop more to close (aiohttp: graceful shutdown)

@@ -110,7 +110,3 @@ def test_a_pinned_policy_comes_back_as_it_was_written():
 
 def test_counts_that_went_back_to_zero_are_written():
     assert api.to_json(api.SyncCounts()) == {"synced": 0, "pending": 0, "failed": 0, "lastSync": ""}
-
-
-def test_every_reason_says_what_to_do_next():
-    assert [name for name, reason in api.REASONS.items() if not (reason.means and reason.next_step and reason.on)] == []
