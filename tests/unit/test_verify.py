@@ -90,7 +90,7 @@ class Case:
         Case({"status": "Failed"}, "run", "status"), Case({"started_ms": MS + 1}, "run", "started"),
         Case({"finished_ms": None}, "run", "finished"), Case({"key": "c/v"}, "run", "key"),
     ],
-    ids=lambda c: f"{c.item} {c.key} {list(c.field.values())[0]}",
+    ids=lambda c: f"{c.item} {c.key} {next(iter(c.field.values()))}",
 )  # fmt: skip
 def test_each_field_is_compared(case: Case) -> None:
     (found,) = differences(run(), held(**case.field))

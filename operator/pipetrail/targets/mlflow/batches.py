@@ -40,22 +40,30 @@ class Point(Frozen, frozen=True):
 Item = Param | Tag | Point
 
 
-def items(batch: Batch, tags: Mapping[str, str]) -> list[Item]:
-    """What `batch` has for log-batch, params and tags first, with `tags` beside its own."""
+def items(batch: Batch, tags: Mapping[str, str]) -> tuple[list[Item], list[Change]]:
+    """What `batch` has for log-batch, params and tags first, with `tags` beside its own; and what may not be sent."""
     found: list[Item] = [Param(key=k, value=v) for k, v in batch.params.items()]
     found += [Tag(key=k, value=v) for k, v in {**batch.tags, **tags}.items()]
-    found += [_point(m) for m in batch.metrics]
-    return found
+    unfit = []
+    for metric in batch.metrics:
+        if (point := _point(metric)) is None:
+            why = "it was not fitted to MLflow and would spoil the whole batch"
+            unfit.append(Change(item="metric", key=metric.key, reason="Rejected", detail=f"step {metric.step}: {why}"))
+        else:
+            found.append(point)
+    return found, unfit
 
 
-def _point(metric: Metric) -> Point:
-    """Raises :class:`ValueError` for what :func:`fit` never gives: it would corrupt the whole batch."""
-    value = float(metric.value)
+def _point(metric: Metric) -> Point | None:
+    """None for what :func:`fit` never gives."""
+    try:
+        value = float(metric.value)
+    except OverflowError:
+        return None
     if math.isinf(value) or abs(metric.step) > INT64_MOST or not 0 <= metric.time_ms <= INT64_MOST:
-        raise ValueError(f"metric {metric.key!r} was not fitted to MLflow")
-    return Point(
-        key=metric.key, value="NaN" if math.isnan(value) else value, timestamp=metric.time_ms, step=metric.step
-    )
+        return None
+    said = "NaN" if math.isnan(value) else value
+    return Point(key=metric.key, value=said, timestamp=metric.time_ms, step=metric.step)
 
 
 def chunks(found: Sequence[Item]) -> Iterator[list[Item]]:

@@ -127,7 +127,9 @@ class MlflowTarget:
         changes: list[Change] = []
         tags = {} if batch.note is None else await self._note(handle, batch.note, changes)
         tries = itertools.count()
-        for chunk in batches.chunks(batches.items(batch, tags)):
+        items, unfit = batches.items(batch, tags)
+        changes += unfit
+        for chunk in batches.chunks(items):
             await self._log(handle, chunk, changes, tries)
         if batch.status is not None:
             await self._update(handle, batch.status, batch.finished)

@@ -255,10 +255,10 @@ def _trouble(raw: bytes) -> Trouble | None:
 
 
 def _trust(pem: str) -> ssl.SSLContext:
-    try:
-        return ssl.create_default_context(cadata=pem)
-    except (ssl.SSLError, ValueError):
-        raise Unusable("TlsFailed", "the CA bundle holds no certificate in PEM form") from None
+    with contextlib.suppress(ssl.SSLError, ValueError):
+        if pem.strip():  # an empty text would mean the public authorities
+            return ssl.create_default_context(cadata=pem)
+    raise Unusable("TlsFailed", "the CA bundle holds no certificate in PEM form")
 
 
 def _tls_text(error: aiohttp.ClientConnectorError | aiohttp.ClientConnectorCertificateError) -> str:
