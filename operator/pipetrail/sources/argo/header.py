@@ -36,6 +36,7 @@ class Header(Frozen, frozen=True):
     generation: str = ""
     started: bool = False
     created: datetime | None = None
+    finished: datetime | None = None
     deletion: datetime | None = None
     workflow_template: str = ""
     cluster_workflow_template: str = ""
@@ -63,6 +64,7 @@ def header(body: Any) -> Header:
         generation=word(status.get("startedAt")),
         started=bool(word(status.get("startedAt"))),
         created=moment(meta.get("creationTimestamp")),
+        finished=moment(status.get("finishedAt")) if phase in TERMINAL else None,
         deletion=moment(meta.get("deletionTimestamp")),
         workflow_template=template,
         cluster_workflow_template=cluster_template,
