@@ -120,6 +120,28 @@ class Kube:
             finally:
                 response.close()
 
+    async def watch(self, path: str, *, timeout_s: float = 300.0, **query: str | int) -> AsyncIterator[Any]:
+        """Watch events at `path` as they come, until the server or `timeout_s` ends it: watch on from the last version.
+
+        An ERROR event is raised as :class:`ApiError` (410: the version is too old, list anew).
+        """
+        call = f"WATCH {path}"
+        query = {"watch": "true", "allowWatchBookmarks": "true", "timeoutSeconds": int(timeout_s), **query}
+        response = await self._send("GET", path, timeout_s=timeout_s + TIMEOUT_S, query=query)
+        try:
+            if response.status >= 400:
+                raise await _error(response, call)
+            async for line in response.content:
+                event = msgspec.json.decode(line)
+                if event["type"] == "ERROR":
+                    status = event["object"]
+                    raise ApiError(status.get("code", 500), status.get("reason", ""), status.get("message", ""), call)
+                yield event
+        except (aiohttp.ClientError, TimeoutError, ValueError, KeyError) as error:
+            raise Unreachable(f"{call}: {type(error).__name__}") from None
+        finally:
+            response.close()
+
     async def pages(self, path: str, *, metadata_only: bool = False, **query: str | int) -> AsyncIterator[Any]:
         """The list at `path`, page by page. A list that expires while we read it raises :class:`ApiError` 410."""
         following: dict[str, str | int] = {}

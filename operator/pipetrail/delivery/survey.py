@@ -49,6 +49,10 @@ class Survey:
             except KubeError as error:
                 observe.log().warning("survey failed", cause=str(error))
                 asyncio.get_running_loop().call_later(AGAIN_S, self.due.set)
+            except Exception as error:  # noqa: BLE001  deliveries go on without a survey; it is said, and tried again
+                observe.count("handler_errors")
+                observe.log().error("survey failed", error=observe.where(error))
+                asyncio.get_running_loop().call_later(AGAIN_S, self.due.set)
 
     async def once(self) -> None:
         """One pass. A list that fails ends it: nothing is taken for missing that could not be listed."""

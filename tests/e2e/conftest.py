@@ -1,0 +1,68 @@
+"""Fixtures of the end-to-end tests: an API server that may be restarted, a real MLflow, a namespace ready for runs."""
+
+import asyncio
+import contextlib
+import json
+import shutil
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+from tests.cluster.fixtures import Cluster, Kubectl, _missing, cluster, connect, kube, kubectl, namespace, sweep  # noqa: F401
+from tests.e2e.stage import ROOT, Stage, tool
+from tests.real import mlflow as real_mlflow
+
+from pipetrail import api
+
+
+@pytest.fixture(scope="session")
+def own_cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
+    """An API server that no other test uses, taken down at the end unless it was there before."""
+    if context := request.config.getoption("--context", default=None):
+        yield Cluster(None, context, shutil.which("kubectl") or "", {})
+        return
+    there = tool("status").returncode == 0
+    up = tool("up", "--tier", "api")
+    if up.returncode:
+        _missing(f"no api tier of its own: {(up.stderr or up.stdout)[-800:]}")
+    env = json.loads(tool("env", "-o", "json").stdout)
+    made = Cluster(env["kubeconfig"], env["context"], str(Path(env["bin"]) / "kubectl"), env)
+    ask = Kubectl(made)
+    ask("apply", "--server-side", "--force-conflicts", "-f", str(ROOT / "crds"))
+    ask(
+        "wait",
+        "--for=condition=Established",
+        "--timeout=30s",
+        *[f"crd/{c['metadata']['name']}" for c in api.crds().values()],
+    )
+    yield made
+    if not there:
+        tool("down")
+
+
+@pytest.fixture(scope="session")
+def own_kubectl(own_cluster: Cluster) -> Kubectl:
+    """kubectl on that API server."""
+    return Kubectl(own_cluster)
+
+
+@pytest.fixture(scope="session")
+def tracker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[real_mlflow.Server]:
+    """One real MLflow for all end-to-end tests."""
+    with real_mlflow.serving(tmp_path_factory.mktemp("mlflow-e2e")) as server:
+        yield server
+
+
+@pytest_asyncio.fixture
+async def stage(own_cluster: Cluster, own_kubectl: Kubectl) -> AsyncIterator[Stage]:
+    """A namespace of this test's own, ready for runs."""
+    import secrets
+
+    name = f"e2e-{secrets.token_hex(4)}"
+    async with await connect(own_cluster) as connection:
+        made = Stage(own_cluster, connection, name)
+        await made.prepare()
+        yield made
+    with contextlib.suppress(AssertionError):
+        await asyncio.to_thread(sweep, own_cluster, own_kubectl, name)

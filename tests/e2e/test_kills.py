@@ -1,0 +1,308 @@
+"""The promise that stands above all: nothing lost and nothing twice, whenever the operator dies.
+
+40 runs are live while the operator is killed (kill -9) 25 times. Proxies before the API server and MLflow see every
+call, so a kill can happen just before a call takes effect, just after, or with the call taking effect later, when the
+next process has already looked. MLflow is away for a minute, the API server restarts. Then MLflow's own client reads
+everything back.
+"""
+
+import asyncio
+import json
+import os
+import random
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import pytest
+from tests.e2e import oracle
+from tests.e2e.stage import Stage, before_the_api, kubeconfig, starts, tool, until
+from tests.real.mlflow import Server
+from tests.real.operator import Operator
+from tests.real.proxy import Action, CommitLater, Drop, Pass, Proxy, Seen
+
+RUNS = 40
+KILLS = 25
+OUTAGE_S = 60.0
+RUN_S = 45.0
+MIX = {
+    "churn-sweep": 9, "retry-third": 6, "hooks-exit": 6, "nested-dags": 5, "loop-retry": 5, "params-kinds": 4,
+    "bad-image": 3, "oom-64-stuck": 2,
+}  # fmt: skip
+Call = Literal["intent", "create", "opened", "log-batch", "settle"]
+When = Literal["before", "after", "late"]
+CALLS: tuple[Call, ...] = ("intent", "create", "opened", "log-batch", "settle")
+
+
+class Moment(NamedTuple):
+    """When to kill: at a call, or (null) at no particular one while many runs are in flight."""
+
+    call: Call | None
+    when: When = "before"
+
+    def __str__(self) -> str:
+        return (
+            "many in flight"
+            if self.call is None
+            else f"{'with a late' if self.when == 'late' else f'just {self.when}'} {self.call}"
+        )
+
+
+def call_of(seen: Seen) -> Call | None:
+    """Which of the five calls a request is."""
+    if seen.method == "POST" and seen.path.endswith("/trackedruns"):
+        return "intent"
+    if seen.method == "POST" and seen.path.endswith("/runs/create"):
+        return "create"
+    if seen.method == "POST" and seen.path.endswith("/runs/log-batch"):
+        return "log-batch"
+    if seen.method == "PATCH" and "/trackedruns/" in seen.path:
+        phase = json.loads(seen.body)["status"].get("phase")
+        return "opened" if phase == "Tracking" else "settle" if phase == "Synced" else None
+    return None
+
+
+class Trap:
+    """Sees all calls of the operator, knows what is in flight, and kills at the moment that it is set for."""
+
+    def __init__(self, operator: Operator) -> None:
+        self._operator = operator
+        self.set_for: Moment | None = None
+        self.sprung = asyncio.Event()
+        self.late: list[tuple[Call, str, asyncio.Event]] = []
+        self.under_way: dict[tuple[int, int], str] = {}
+        self.intended: set[str] = set()
+        self.settled: set[str] = set()
+        self.calls: Counter[str] = Counter()
+
+    def watch(self, proxy: Proxy) -> None:
+        mark = id(proxy)
+
+        def decide(seen: Seen) -> Action:
+            call = call_of(seen)
+            moment = self.set_for
+            if moment is None or call is None or moment.call != call or moment.when == "after":
+                return Pass()
+            self.spring(f"{call} {self._about(seen)}")
+            if moment.when == "before":
+                return Drop()
+            when = asyncio.Event()
+            self.late.append((call, self._about(seen), when))
+            return CommitLater(when)
+
+        def on_request(seen: Seen, _status: int) -> None:
+            if (call := call_of(seen)) is not None:
+                self.under_way[mark, seen.number] = call
+
+        def on_response(seen: Seen, status: int) -> None:
+            call = call_of(seen)
+            self.under_way.pop((mark, seen.number), None)
+            if call is None or status not in (200, 201):
+                return
+            self.calls[call] += 1
+            name = self._about(seen)
+            if call == "intent":
+                self.intended.add(name)
+            elif call == "settle":
+                self.settled.add(name)
+            for late, about, when in self.late:
+                if late == call and about == name:
+                    when.set()  # the next process has done what the last one's call will now do again
+            moment = self.set_for
+            if moment is not None and moment.call == call and moment.when == "after":
+                self.spring(f"{call} {name}")
+
+        proxy.decide, proxy.on_request, proxy.on_response = decide, on_request, on_response
+
+    def spring(self, what: str) -> None:
+        self._operator.kill()
+        self.set_for = None
+        self.what = what
+        self.sprung.set()
+
+    @property
+    def in_flight(self) -> int:
+        """Runs with an intent that are not settled."""
+        return len(self.intended - self.settled)
+
+    def _about(self, seen: Seen) -> str:
+        body = json.loads(seen.body)
+        match call_of(seen):
+            case "intent":
+                return str(body["metadata"]["name"])
+            case "create":
+                return next(t["value"] for t in body["tags"] if t["key"] == "pipetrail.key")
+            case "log-batch":
+                return str(body["run_id"])
+            case _:
+                return seen.path.split("/")[-2]
+
+
+def schedule(rng: random.Random) -> list[Moment]:
+    """Each call before and after, five that take effect late, the rest with many runs in flight."""
+    exact = [Moment(call, when) for call in CALLS for when in ("before", "after")]
+    exact += [
+        Moment("create", "late"),
+        Moment("create", "late"),
+        Moment("opened", "late"),
+        Moment("settle", "late"),
+        Moment("intent", "late"),
+    ]
+    rng.shuffle(exact)
+    many = [Moment(None)] * (KILLS - len(exact))
+    mixed = [*exact]
+    for moment in many:
+        mixed.insert(rng.randrange(1, len(mixed) + 1), moment)
+    return mixed
+
+
+@pytest.mark.api
+@pytest.mark.slow
+async def test_forty_live_runs_arrive_once_and_whole_though_the_operator_is_killed_25_times(
+    stage: Stage, tracker: Server, tmp_path: Path
+) -> None:
+    seed = int(os.environ.get("PIPETRAIL_SEED", "0")) or random.SystemRandom().randrange(1, 10**6)
+    rng = random.Random(seed)
+    moments = schedule(rng)
+    print(f"\nseed {seed} (PIPETRAIL_SEED={seed} plays it again): " + "; ".join(map(str, moments)))
+    async with before_the_api(stage.cluster) as api_proxy, Proxy(tracker.url) as mlflow_proxy:
+        operator = Operator(kubeconfig(stage.cluster, api_proxy.url, tmp_path), tmp_path / "operator.log")
+        trap = Trap(operator)
+        trap.watch(api_proxy)
+        trap.watch(mlflow_proxy)
+        await stage.target(
+            "mlflow", mlflow_proxy.url, capture={"stdout": "On"}, delivery={"concurrency": 8, "requestsPerSecond": 300}
+        )
+        await starts(operator)
+        try:
+            await stage.ready("mlflow")
+            runs = await _storm(stage, tracker, operator, trap, moments, rng)
+            await _all_settled(stage, trap)
+        finally:
+            operator.kill()
+        print(f"calls that took effect: {dict(trap.calls)}; operator starts: {operator.starts}")
+        await _read_back(stage, tracker, mlflow_proxy.url, runs)
+        assert operator.lines("delivery failed") == []
+
+
+async def _storm(
+    stage: Stage, tracker: Server, operator: Operator, trap: Trap, moments: list[Moment], rng: random.Random
+) -> list[str]:
+    """Play, kill, restart; the names of the runs that were played."""
+    begun = time.monotonic()
+    waiting = [name for name, n in MIX.items() for _ in range(n)]
+    rng.shuffle(waiting)
+    playing: set[asyncio.Task[Any]] = set()
+    names: list[str] = []
+
+    def feed(upto: int) -> None:
+        while waiting and len(names) < upto:
+            recording = waiting.pop()
+            name = f"{recording}-{len(names):02}"
+            names.append(name)
+            script = stage.script(recording)
+            playing.add(asyncio.create_task(stage.play(recording, run=name, speed=script.duration_s / RUN_S)))
+
+    async def kill(number: int, moment: Moment) -> None:
+        await asyncio.sleep(rng.uniform(0.1, 0.8))
+        trap.sprung.clear()
+        if moment.call is None:
+            await until("10 runs are in flight", _at_least(trap, 10), within_s=60, every_s=0.02)
+            await asyncio.sleep(rng.uniform(0.0, 1.0))
+            trap.spring("")
+        else:
+            trap.set_for = moment
+            await until(f"a kill {moment}", _sprung(trap), within_s=90, every_s=0.02)
+        calls = ", ".join(f"{call} ×{n}" for call, n in sorted(Counter(trap.under_way.values()).items()))
+        print(
+            f"  {time.monotonic() - begun:5.1f} s  kill {number:2}/{KILLS}  {moment!s:24} {trap.what[:60]:60} "
+            f"{trap.in_flight:2} runs in flight; calls under way: {calls or 'none'}",
+            flush=True,
+        )
+        await asyncio.sleep(0.05)
+        trap.under_way.clear()
+        await starts(operator)
+
+    away: asyncio.Task[None] | None = None
+    feed(16)
+    for number, moment in enumerate(moments, 1):
+        feed(16 + number * (RUNS - 16) // (KILLS - 4))
+        if number == 10:
+            away = asyncio.create_task(_mlflow_away(tracker, begun))
+        if away is not None and not away.done() and moment.call in ("create", "log-batch", "settle", "opened"):
+            await away  # these do not happen while there is no MLflow
+        if number == 19 and stage.cluster.ours:
+            print(f"  {time.monotonic() - begun:5.1f} s  the API server restarts", flush=True)
+            await asyncio.gather(asyncio.to_thread(tool, "restart", "kube-apiserver"), kill(number, moment))
+            continue
+        await kill(number, moment)
+    for _, _, when in trap.late:
+        when.set()
+    feed(RUNS)
+    if away is not None:
+        await away
+    await asyncio.gather(*playing)
+    print(f"  {time.monotonic() - begun:5.1f} s  all {len(names)} runs were played", flush=True)
+    return names
+
+
+def _sprung(trap: Trap) -> Callable[[], Any]:
+    async def sprung() -> bool:
+        return trap.sprung.is_set()
+
+    return sprung
+
+
+def _at_least(trap: Trap, n: int) -> Callable[[], Any]:
+    async def enough() -> bool:
+        return trap.in_flight >= n
+
+    return enough
+
+
+async def _mlflow_away(tracker: Server, begun: float) -> None:
+    print(f"  {time.monotonic() - begun:5.1f} s  MLflow goes away", flush=True)
+    await asyncio.to_thread(tracker.stop, kill=True)
+    await asyncio.sleep(OUTAGE_S)
+    tracker.start()
+    await asyncio.to_thread(tracker.wait)
+    print(f"  {time.monotonic() - begun:5.1f} s  MLflow is back", flush=True)
+
+
+async def _all_settled(stage: Stage, trap: Trap) -> None:
+    begun = time.monotonic()
+
+    async def settled() -> bool:
+        found = await stage.tracked()
+        open_ones = [
+            t for t in found if (t.get("status") or {}).get("phase") != "Synced" or t["status"].get("doubtfulAt")
+        ]
+        if int(time.monotonic() - begun) % 10 == 0:
+            doubtful = sum(1 for t in open_ones if (t.get("status") or {}).get("phase") == "Synced")
+            print(
+                f"  +{time.monotonic() - begun:4.0f} s  {len(found)} tracked, "
+                f"{len(open_ones)} open, {doubtful} of them doubtful"
+            )
+        return len(found) == RUNS and not open_ones
+
+    await until("every run is settled and without a doubt", settled, within_s=240, every_s=1.0)
+
+
+async def _read_back(stage: Stage, tracker: Server, url: str, runs: list[str]) -> None:
+    there = await oracle.held(tracker.url)
+    wrong: dict[str, list[str]] = {}
+    tracked = {t["spec"]["run"]["name"]: t for t in await stage.tracked()}
+    points = 0
+    for name in runs:
+        tree = await oracle.wanted(stage.kube, await stage.workflow(name), tracked[name])
+        points += sum(len(run.metrics) for run in tree.runs)
+        found = await asyncio.to_thread(oracle.differences, tree, there, url)
+        if found:
+            wrong[name] = found
+    keys = Counter(run.key for run in there)
+    ours = {key for key in keys if any(key.startswith(t["spec"]["run"]["key"]) for t in tracked.values())}
+    print(f"MLflow holds {len(ours)} runs of ours with {points} points; {len(wrong)} of {len(runs)} runs differ")
+    assert wrong == {}
+    assert {key: n for key, n in keys.items() if n > 1} == {}
