@@ -24,7 +24,7 @@ from pipetrail.api import (
     Requirement,
     TargetSpec,
 )
-from pipetrail.record import Frozen, Record
+from pipetrail.record import Frozen
 from pipetrail.sources.argo import Header
 
 KFP_RUN_LABEL: Final = "pipeline/runid"
@@ -56,13 +56,13 @@ class RunFacts(Frozen, frozen=True):
     ended: datetime | None = None
 
 
-def facts(header: Header, record: Record, namespace: Mapping[str, Any]) -> RunFacts:
-    """What is known of the run of `header` and `record`; `namespace` is the metadata of its namespace."""
+def facts(header: Header, namespace: Mapping[str, Any]) -> RunFacts:
+    """What is known of the run of `header`; `namespace` is the metadata of its namespace."""
     return RunFacts(
-        source=header.source, namespace=header.namespace, name=header.name, pipeline=record.pipeline,
+        source=header.source, namespace=header.namespace, name=header.name, pipeline=header.pipeline,
         labels=header.labels, annotations=header.annotations, namespace_labels=namespace.get("labels") or {},
         namespace_annotations=namespace.get("annotations") or {},
-        ended=record.finished if record.outcome.settled else None,
+        ended=header.finished,
     )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""The ledger against a real API server: intents stand once, claims move by resourceVersion, settled entries are small."""
+"""The ledger against a real API server: intents stand once, claims move by version, settled entries are small."""
 
 import json
 

@@ -42,7 +42,7 @@ async def _explain(kube: Kube, name: str, namespace: str) -> list[dict[str, Any]
     header, reading = await cluster.read_run(kube, await cluster.find_run(kube, name, namespace))
     record = reading.record
     body = await kube.get(f"/api/v1/namespaces/{namespace}")
-    facts = policy.facts(header, record, body.get("metadata") or {})
+    facts = policy.facts(header, body.get("metadata") or {})
     found = await cluster.targets(kube, namespace)
     usable = [t for t in found if isinstance(t, api.FoundTarget)]
     rows = [_row(kind_of, decision) for kind_of, decision in policy.decide_all(facts, usable)]

@@ -14,7 +14,7 @@ from typing import Any, Final
 from pipetrail import api, observe
 from pipetrail.controller.watches import Kinds, Watches
 from pipetrail.delivery.dispatch import Dispatch
-from pipetrail.delivery.ledger import Ledger
+from pipetrail.delivery.ledger import Ledger, Lost
 from pipetrail.kube import TRACKED_RUNS, ApiError, Kube, KubeError
 from pipetrail.readers.live import LiveReader
 from pipetrail.settings import Settings
@@ -112,10 +112,11 @@ async def _look_after(kube: Kube, dispatch: Dispatch, watches: Watches) -> None:
             if kinds != watches.kinds:
                 observe.log().info("kinds changed", kinds=sorted(p for _, p in kinds))
                 watches.watch(kinds)
+            await dispatch.survey.dead_letters()
             if loop.time() >= next_stuck:
                 next_stuck = loop.time() + STUCK_EVERY_S
                 await dispatch.survey.stuck()
-        except KubeError as error:
+        except (KubeError, Lost) as error:
             observe.log().warning("api server", cause=str(error))
         if loop.time() >= next_survey:
             next_survey = loop.time() + SURVEY_EVERY_S

@@ -35,7 +35,25 @@ class Progress:
         self.delivered: dict[str, Delivered] = {}
         self.changes: dict[tuple[str, str, str, str], Change] = {}
         self.failing_since: float | None = None
+        self._missing_since: float | None = None
+        self._waits = 0
         self.sent_digest = ""
+
+    def missing_for_s(self) -> float:
+        """For how long something could not be read that a later try may give."""
+        now = asyncio.get_running_loop().time()
+        if self._missing_since is None:
+            self._missing_since = now
+        return now - self._missing_since
+
+    def wait_s(self) -> float:
+        """The pause before it is tried again: 2 s, doubling up to 5 minutes."""
+        self._waits += 1
+        return min(300.0, float(2**self._waits))
+
+    def has_all(self) -> None:
+        """Nothing is missing (any more)."""
+        self._missing_since, self._waits = None, 0
 
     def note(self, run: TrackerRun, changes: Sequence[Change]) -> None:
         """Remember what arrives otherwise."""
@@ -59,9 +77,12 @@ class Courier:
         self._limiter = limiter
         self._count = count or (lambda _name, _n: None)
 
-    async def deliver(self, progress: Progress, tree: Tree, record: Record, *, reopened: bool = False) -> bool:
+    async def deliver(
+        self, progress: Progress, tree: Tree, record: Record, *, reopened: bool = False, waits: bool = False
+    ) -> bool:
         """Bring the tracker to `tree`. True if the run is settled, false if more is to come.
 
+        `waits` says that something could not be read yet (a store is away): all else is delivered, nothing is settled.
         Raises :class:`Differs` before anything is written if `reopened` and a param or point would change.
         """
         fitted = Tree(
@@ -79,6 +100,9 @@ class Courier:
         for run in (*fitted.children, fitted.parent):
             await self._bring(progress, run, self._note(progress, run, fitted))
         if not record.outcome.settled:
+            return False
+        if waits:
+            await self._say_missing(progress, record)
             return False
         if progress.doubtful_at is not None and self._clock() - progress.doubtful_at < LOOK_AGAIN_S:
             await self._look(progress, fitted)
@@ -192,6 +216,17 @@ class Courier:
         progress.note(run, receipt.changes)
         progress.delivered[run.key] = plans.applied(progress.delivered[run.key], made.batch, receipt)
         self._count("points", len(made.batch.metrics))
+
+    async def _say_missing(self, progress: Progress, record: Record) -> None:
+        """The run has ended and is delivered but for what could not be read: say what, once."""
+        missing = ledgers.partials(record.partial)
+        status = progress.entry.status
+        if (status.partial, status.outcome) != (missing, record.outcome.status):
+            first = missing[0] if missing else None
+            progress.entry = await self._ledger.write(
+                progress.entry, outcome=record.outcome.status, partial=missing,
+                reason=first.reason if first else "", message=first.message if first else "",
+            )  # fmt: skip
 
     async def _settle(self, progress: Progress, tree: Tree, record: Record) -> None:
         notes = [(run, self._note(progress, run, tree)) for run in tree.runs]

@@ -13,8 +13,7 @@ from pipetrail.delivery.book import Book
 from pipetrail.delivery.courier import LOOK_AGAIN_S, Courier, Differs, Progress
 from pipetrail.delivery.lane import Done, Later, Verdict
 from pipetrail.delivery.ledger import Entry, Ledger
-from pipetrail.delivery.namespaces import Namespaces
-from pipetrail.delivery.roster import Roster, Seat
+from pipetrail.delivery.roster import Seat
 from pipetrail.delivery.runs import RunState
 from pipetrail.kube import Kube
 from pipetrail.readers import Reader
@@ -34,7 +33,7 @@ class Deliveries:
 
     def __init__(
         self, kube: Kube, ledger: Ledger, reader: Reader, settings: Settings, cluster: str, *,
-        book: Book, roster: Roster, namespaces: Namespaces, vanished: Callable[[], None],
+        book: Book, decide: Callable[[Seat, argo.Header], policy.Decision], vanished: Callable[[], None],
     ) -> None:  # fmt: skip
         self._kube = kube
         self._ledger = ledger
@@ -42,10 +41,9 @@ class Deliveries:
         self._settings = settings
         self._cluster = cluster
         self._book = book
-        self._roster = roster
-        self._namespaces = namespaces
+        self._decide = decide
         self._vanished = vanished
-        self._memo: OrderedDict[tuple[str, str, int, bool, str], Record] = OrderedDict()
+        self._memo: OrderedDict[tuple[str, str, int, str], Record] = OrderedDict()
 
     async def deliver(self, seat: Seat, courier: Courier, state: RunState) -> Verdict:
         """Bring one run to one target, as far as it can be brought now."""
@@ -53,34 +51,31 @@ class Deliveries:
         reopened = entry is not None and entry.reopened(state.header.generation)
         if entry is not None and entry.settled and not reopened and not _unfinished(seat, state, entry):
             return _rest(state)
-        edition = (seat.found.generation, state.header.version)
-        if state.left.get(seat.ref) == edition:
-            return Done()
-        reading = await self._read(state)
-        if reading is None:
+        pinned = self._pinned(seat, state, entry)
+        reading = None if pinned is None else await self._read(state)
+        if pinned is None or reading is None:
             return Done()
         outcome = reading.record.outcome
         if reading.record.started is None and not outcome.settled:
             return Done()  # a tracker fixes a run's start when it is made, so we wait until it has one
         if reopened and not outcome.settled:
             return Done()  # whether a retried run changes what was delivered is known when it has ended
-        pinned = self._pinned(seat, state, entry, reading.record)
-        if pinned is None:
-            state.left[seat.ref] = edition
-            return Done()
-        record = await self._record(state, reading, pinned)
+        record, again = await self._record(state, reading, pinned)
         progress = state.progress.get(seat.ref)
         if progress is None:
             progress = state.progress[seat.ref] = await self._begin(seat, state, entry, pinned, record)
+        waits = again and progress.missing_for_s() < api.seconds(seat.spec.delivery.max_elapsed)
         try:
-            settled = await courier.deliver(
-                progress, self._tree(seat, progress.entry, record), record, reopened=reopened
-            )
+            tree = self._tree(seat, progress.entry, record)
+            settled = await courier.deliver(progress, tree, record, reopened=reopened, waits=waits)
         except Differs:
             await self._next_attempt(seat, state, progress, record)
             return Later(after_s=0.05, trouble=False)
         finally:
             self._book.add(progress.entry)
+        if waits:
+            return Later(after_s=progress.wait_s(), trouble=False)
+        progress.has_all()
         if not settled:
             return Done()
         if progress.doubtful_at is not None:
@@ -104,32 +99,31 @@ class Deliveries:
             state.header = read
         return argo.read(body, state.facts, cluster=self._cluster)
 
-    def _pinned(self, seat: Seat, state: RunState, entry: Entry | None, record: Record) -> api.Policy | None:
+    def _pinned(self, seat: Seat, state: RunState, entry: Entry | None) -> api.Policy | None:
         """The policy that this run has for this target; None if the target leaves it alone."""
         if entry is not None:
             return entry.spec.policy
-        match self.decide(seat.found, state.header, record):
+        match self._decide(seat, state.header):
             case policy.Left(rule=rule, why=why):
                 observe.log().debug("left", run=run_name(state), target=str(seat.ref), rule=rule, why=why)
                 return None
             case policy.Taken(policy=pinned):
                 return pinned
 
-    def decide(self, target: api.FoundTarget, header: argo.Header, record: Record) -> policy.Decision:
-        """Does `target` take the run, and by which rule?"""
-        run = policy.facts(header, record, self._namespaces.of(header.namespace))
-        return policy.decide(run, target, others=[s.found for s in self._roster.seats() if s.ref != target.ref])
-
-    async def _record(self, state: RunState, reading: Reading, pinned: api.Policy) -> Record:
-        key = (state.uid, state.header.version, id(state.facts), state.last_body is None, pinned.digest)
+    async def _record(self, state: RunState, reading: Reading, pinned: api.Policy) -> tuple[Record, bool]:
+        """The whole record, redacted; the second value is true if a later capture may give more (a store was away)."""
+        key = (state.uid, state.header.version, state.edition, pinned.digest)
         made = self._memo.get(key)
-        if made is None:
-            captured = await capture.capture(reading, self._reader, capture.wants(pinned), state.files)
-            made = redact.redact(captured, additional_keys=pinned.redact.additional_keys)
+        if made is not None:
+            return made, False
+        captured = await capture.capture(reading, self._reader, capture.wants(pinned), state.files)
+        again = state.files.again
+        made = redact.redact(captured, additional_keys=pinned.redact.additional_keys)
+        if not again:
             self._memo[key] = made
             if len(self._memo) > MEMO_RECORDS:
                 self._memo.popitem(last=False)
-        return made
+        return made, again
 
     async def _begin(
         self, seat: Seat, state: RunState, entry: Entry | None, pinned: api.Policy, record: Record
@@ -142,8 +136,10 @@ class Deliveries:
                 record.namespace, _run_ref(state, record), seat.ref, pinned, experiment=stub.parent.experiment
             )
             self._book.add(entry)
-        progress = Progress(entry, unsure=not fresh or _age_s(record) > OLD_RUN_S)
-        if not fresh:
+        lost = seat.ref in state.lost
+        state.lost.discard(seat.ref)
+        progress = Progress(entry, unsure=not fresh or lost or _age_s(record) > OLD_RUN_S)
+        if not fresh or lost:
             progress.doubtful_at = _now()  # a create of the process before us may still commit
         return progress
 

@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Coroutine, Mapping
 from typing import Any, Final
 
-from pipetrail import api, observe
+from pipetrail import api, observe, policy
 from pipetrail.api import TargetRef
 from pipetrail.delivery import ledger as ledgers
 from pipetrail.delivery.book import Book
@@ -16,7 +16,8 @@ from pipetrail.delivery.delivery import Deliveries, run_name
 from pipetrail.delivery.lane import Done, Halt, Later, Verdict
 from pipetrail.delivery.ledger import Ledger, Lost
 from pipetrail.delivery.namespaces import Namespaces
-from pipetrail.delivery.roster import STATUS_EVERY_S, Roster, Seat, post_event
+from pipetrail.delivery.notices import post_event
+from pipetrail.delivery.roster import STATUS_EVERY_S, Roster, Seat
 from pipetrail.delivery.runs import Runs, RunState
 from pipetrail.delivery.survey import Survey
 from pipetrail.kube import Kube, KubeError
@@ -41,10 +42,10 @@ class Dispatch:
         self.book = Book()
         self.namespaces = Namespaces()
         self.roster = Roster(kube, ledger, settings, self._work)
-        self.survey = Survey(kube, ledger, self.book, self.runs, self.roster, self._offer)
+        self.survey = Survey(kube, ledger, self.book, self.runs, self.roster, self.takers, self._offer)
         self._deliveries = Deliveries(
             kube, ledger, reader, settings, cluster,
-            book=self.book, roster=self.roster, namespaces=self.namespaces, vanished=self.survey.due.set,
+            book=self.book, decide=self.decide, vanished=self.survey.due.set,
         )  # fmt: skip
         self._spawned: set[asyncio.Task[None]] = set()
 
@@ -70,7 +71,7 @@ class Dispatch:
         else:
             self.book.stands(header.uid)
         known = self.runs.get(header.uid)
-        if known is None and not self._wanted(header):
+        if known is None and not self.takers(header):
             return
         state = self.runs.upsert(header)
         if known is None:
@@ -108,6 +109,8 @@ class Dispatch:
                 if self.roster.upsert(found):
                     self.survey.due.set()
                     for state in self.runs.all():
+                        # Its address may be another: what is there is looked up by key, not by handles that we hold.
+                        state.progress.pop(found.ref, None)
                         self._offer(state)
 
     def saw_namespace(self, body: Mapping[str, Any], *, deleted: bool) -> None:
@@ -116,26 +119,45 @@ class Dispatch:
         if changed is not None:
             for state in self.runs.all():
                 if state.header.namespace == changed:
-                    state.left.clear()
                     self._offer(state)
 
-    def _wanted(self, header: argo.Header) -> bool:
-        """Cheap: might any target want something of this run that is not settled?"""
+    def decide(self, seat: Seat, header: argo.Header) -> policy.Decision:
+        """Does a target take a run, and by which rule?"""
+        run = policy.facts(header, self.namespaces.of(header.namespace))
+        return policy.decide(run, seat.found, others=[s.found for s in self.roster.seats() if s is not seat])
+
+    def takers(self, header: argo.Header) -> list[Seat]:
+        """Targets for which something of this run is not settled: cheap, from the header alone."""
+        remembered = self.runs.get(header.uid) is not None
+        found = []
         for seat in self.roster.over(header.namespace):
             entry = self.book.get(header.uid, seat.ref)
-            if entry is None or not entry.settled or entry.status.doubtful_at or entry.reopened(header.generation):
-                return True
-        return False
+            if entry is None:
+                takes = isinstance(self.decide(seat, header), policy.Taken)
+            else:
+                open_still = not entry.settled or bool(entry.status.doubtful_at) or entry.reopened(header.generation)
+                takes = remembered or open_still
+            if takes:
+                found.append(seat)
+        return found
 
     def _offer(self, state: RunState) -> None:
         state.settled_at = None
-        for seat in self.roster.over(state.header.namespace):
+        for seat in self.takers(state.header):
             seat.lane.offer(state.uid)
 
     # --- a lane's turn --------------------------------------------------------------------------------------------
 
     async def _work(self, seat: Seat, uid: str) -> Verdict:
         """One run for one target. Whatever happens to this run, the lane goes on."""
+        try:
+            return await self._turn(seat, uid)
+        except Exception as error:  # noqa: BLE001  one poison run must not stop the lane; it is said, and tried again
+            observe.count("handler_errors")
+            observe.log().error("delivery failed", uid=uid, target=str(seat.ref), error=observe.where(error))
+            return Later(after_s=POISON_PAUSE_S, trouble=False)
+
+    async def _turn(self, seat: Seat, uid: str) -> Verdict:
         state = self.runs.get(uid)
         if state is None:
             return Done()
@@ -155,29 +177,16 @@ class Dispatch:
         except Lost as error:
             observe.log().warning("claim lost", run=run, target=target, cause=str(error))
             state.progress.pop(seat.ref, None)
-            await self._reload(state, seat.ref)
+            state.lost.add(seat.ref)
+            self.book.drop(uid, seat.ref)  # the intent finds it again, as whoever took it has left it
             return Later(after_s=5.0, trouble=False)
         except KubeError as error:
             observe.log().warning("api server", run=run, target=target, cause=str(error))
             return Later(after_s=2.0, trouble=False)
-        except Exception as error:  # noqa: BLE001  one poison run must not stop the lane; it is said, and tried again
-            observe.count("handler_errors")
-            observe.log().error("delivery failed", run=run, target=target, error=observe.where(error))
-            return Later(after_s=POISON_PAUSE_S, trouble=False)
         progress = state.progress.get(seat.ref)
         if progress is not None:
             progress.failing_since = None
         return verdict
-
-    async def _reload(self, state: RunState, ref: TargetRef) -> None:
-        """Someone else wrote the TrackedRun: read again what they made of it."""
-        entry = self.book.get(state.uid, ref)
-        if entry is None:
-            return
-        self.book.drop(state.uid, ref)
-        there = await self._ledger.read(entry.namespace, entry.name)
-        if there is not None:
-            self.book.add(there)
 
     async def _failing(self, seat: Seat, state: RunState, error: Retry) -> Verdict:
         progress = state.progress.get(seat.ref)
@@ -242,8 +251,8 @@ class Dispatch:
         """Forget what is settled, retire TrackedRuns whose time is over, show counts."""
         now = _now()
         for state in self.runs.all():
-            unwanted = all(seat.ref in state.left for seat in self.roster.over(state.header.namespace))
-            if unwanted or (state.settled_at is not None and now - state.settled_at > KEEP_SETTLED_S):
+            settled = state.settled_at is not None and now - state.settled_at > KEEP_SETTLED_S
+            if settled or not self.takers(state.header):
                 self.runs.forget(state.uid)
         for entry in self.book.retired(now, self._settings.history_ttl_s):
             try:

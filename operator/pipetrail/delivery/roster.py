@@ -9,14 +9,14 @@ import asyncio
 import base64
 import binascii
 from collections.abc import Awaitable, Callable
-from typing import Any, Final
+from typing import Final
 
 from pipetrail import api, observe, targets
 from pipetrail.api import Condition, ConfigMapKeyRef, SecretKeyRef, SyncCounts, TargetRef, TargetSpec, TargetStatus
-from pipetrail.delivery import ledger as ledgers
 from pipetrail.delivery.courier import Courier
 from pipetrail.delivery.lane import Lane, Verdict
 from pipetrail.delivery.ledger import Ledger
+from pipetrail.delivery.notices import condition, post_event
 from pipetrail.kube import TRACKED_RUNS, ApiError, Kube, KubeError
 from pipetrail.settings import Settings
 from pipetrail.targets.target import Retry, Target, TargetError
@@ -117,9 +117,9 @@ class Roster:
     async def invalid(self, invalid: api.InvalidTarget) -> None:
         """A target that no version of ours can read: say so on the object, once."""
         await self.remove(invalid.ref)
-        condition = _condition("Accepted", "False", invalid.reason, invalid.message, invalid.generation, None)
-        ready = _condition("Ready", "False", invalid.reason, invalid.message, invalid.generation, None)
-        status = TargetStatus(observed_generation=invalid.generation, conditions=(condition, ready))
+        accepted = condition("Accepted", "False", invalid.reason, invalid.message, invalid.generation, None)
+        ready = condition("Ready", "False", invalid.reason, invalid.message, invalid.generation, None)
+        status = TargetStatus(observed_generation=invalid.generation, conditions=(accepted, ready))
         await self._patch(invalid.ref, status)
 
     async def remove(self, ref: TargetRef) -> None:
@@ -153,7 +153,12 @@ class Roster:
         lane = asyncio.create_task(seat.lane.run(), name=f"lane {seat.ref}")
         try:
             while True:
-                healthy = await self._attend(seat)
+                try:
+                    healthy = await self._attend(seat)
+                except Exception as error:  # noqa: BLE001  an attendant that dies would leave its target alone for ever
+                    observe.count("handler_errors")
+                    observe.log().error("target not looked after", target=str(seat.ref), error=observe.where(error))
+                    healthy = False
                 seat.stir.clear()
                 try:
                     async with asyncio.timeout(LOOK_HEALTHY_S if healthy else LOOK_TROUBLED_S):
@@ -245,7 +250,7 @@ class Roster:
         for kind, (status, why, text) in (
             ("Accepted", ("True", "Accepted", "")), ("ResolvedRefs", refs), ("Reachable", reach), ("Ready", ready),
         ):  # fmt: skip
-            seat.conditions[kind] = _condition(kind, status, why, text, generation, seat.conditions.get(kind))
+            seat.conditions[kind] = condition(kind, status, why, text, generation, seat.conditions.get(kind))
         if before is None or (before.status, before.reason) != (ready[0], reason):
             observe.log().info("target", target=str(seat.ref), ready=ready[0], reason=reason, cause=message)
             await self._event(seat, "Normal" if good else "Warning", reason, message)
@@ -276,36 +281,8 @@ class Roster:
         await post_event(self._kube, seat.ref.namespace or "default", involved, kind, reason, message)
 
 
-async def post_event(
-    kube: Kube, namespace: str, involved: dict[str, Any], kind: str, reason: str, message: str
-) -> None:
-    """One core/v1 Event; that it can't be posted is a log line, never a failure."""
-    now = ledgers.now()
-    body = {
-        "metadata": {"generateName": f"{involved['name'][:50]}.", "namespace": namespace},
-        "involvedObject": involved, "type": kind, "reason": reason, "message": message[:1000],
-        "source": {"component": "pipetrail"}, "reportingComponent": "pipetrail.dev/operator",
-        "firstTimestamp": now, "lastTimestamp": now, "count": 1,
-    }  # fmt: skip
-    try:
-        await kube.post(f"/api/v1/namespaces/{namespace}/events", body)
-    except KubeError as error:
-        observe.log().warning("event not posted", object=involved["name"], cause=str(error))
-
-
 def path(ref: TargetRef) -> str:
     """Where a target stands in the API."""
     if ref.kind == "ClusterTrackingTarget":
         return f"{TRACKED_RUNS}/clustertrackingtargets/{ref.name}"
     return f"{TRACKED_RUNS}/namespaces/{ref.namespace}/trackingtargets/{ref.name}"
-
-
-def _condition(
-    kind: Any, status: Any, reason: str, message: str, generation: int, before: Condition | None
-) -> Condition:
-    same = before is not None and before.status == status
-    since = before.last_transition_time if before is not None and same else ledgers.now()
-    return Condition(
-        type=kind, status=status, reason=reason, message=message[:1000], observed_generation=generation,
-        last_transition_time=since,
-    )  # fmt: skip

@@ -27,11 +27,10 @@ class RunState:
     def __init__(self, header: argo.Header) -> None:
         self.header = header
         self.facts = argo.RunFacts()
+        self.edition = 0  # grows with each news, so that a record made before it is told apart
         self.files = FileCache()
         self.progress: dict[TargetRef, Progress] = {}
-        self.left: dict[
-            TargetRef, tuple[int, str]
-        ] = {}  # target -> (its generation, our version) when it did not want us
+        self.lost: set[TargetRef] = set()  # claims that someone else took: what they made is looked up first
         self.last_body: bytes | None = None
         self.facts_known = True
         self.met_at = asyncio.get_running_loop().time()
@@ -46,6 +45,7 @@ class RunState:
         """The run was deleted: its last body is all that there will ever be."""
         self.last_body = zlib.compress(msgspec.json.encode(body), 1)
         self.facts = self.facts.gone()
+        self.edition += 1
 
     def exhume(self) -> Any:
         """The last body of a deleted run, or None if the run still stands."""
@@ -97,6 +97,7 @@ class Runs:
 
 
 def _add(state: RunState, fact: argo.PodFacts | argo.ResultFacts) -> None:
+    state.edition += 1
     match fact:
         case argo.PodFacts():
             state.facts = state.facts.with_pod(fact)

@@ -17,9 +17,11 @@ from pipetrail.delivery.ledger import Entry, Ledger, Lost
 from pipetrail.delivery.roster import Roster, Seat
 from pipetrail.delivery.runs import Runs, RunState
 from pipetrail.kube import ARGO, ApiError, Kube, KubeError
+from pipetrail.readers import argo as objects
 from pipetrail.sources import argo
 from pipetrail.targets.target import TargetError, TrackerRun
 
+MAX_DEAD_LETTERS = 50  # looked at in one pass
 SETTLE_S = 2.0  # one survey for a burst of reasons
 AGAIN_S = 10.0
 
@@ -28,13 +30,15 @@ class Survey:
     """Lists, compares and asks; `offer` puts a run that has news before its targets."""
 
     def __init__(
-        self, kube: Kube, ledger: Ledger, book: Book, runs: Runs, roster: Roster, offer: Callable[[RunState], None]
-    ) -> None:
+        self, kube: Kube, ledger: Ledger, book: Book, runs: Runs, roster: Roster,
+        takers: Callable[[argo.Header], list[Seat]], offer: Callable[[RunState], None],
+    ) -> None:  # fmt: skip
         self._kube = kube
         self._ledger = ledger
         self._book = book
         self._runs = runs
         self._roster = roster
+        self._takers = takers
         self._offer = offer
         self.due = asyncio.Event()
 
@@ -94,12 +98,37 @@ class Survey:
                         state.facts = state.facts.with_pod(pod)
                         self._offer(state)
 
+    async def dead_letters(self) -> None:
+        """Failed TrackedRuns that someone annotated (to send them again) or deleted (to start over)."""
+        failed = [entry for entry in self._book.all() if entry.status.phase == "Failed"][:MAX_DEAD_LETTERS]
+        for entry in failed:
+            there = await self._ledger.read(entry.namespace, entry.name)
+            if there is not None and there.resend in ("", entry.resend):
+                continue
+            run = entry.spec.run
+            if there is None:
+                self._book.drop(run.uid, entry.spec.target)
+            else:
+                observe.log().info("resend", run=f"{entry.namespace}/{run.name}", target=str(entry.spec.target))
+                self._book.add(
+                    await self._ledger.write(there, phase="Pending", reason="", message="asked to send again")
+                )
+            state = self._runs.get(run.uid)
+            if state is None:
+                header = argo.header(await objects.workflow(self._kube, entry.namespace, run.name))
+                if header.uid != run.uid:
+                    continue  # its object is gone: what was not delivered can't be read again
+                state = self._runs.upsert(header)
+                state.facts_known = False
+            state.progress.pop(entry.spec.target, None)
+            self._offer(state)
+
     def _compare(self, header: argo.Header) -> str:
         self._book.stands(header.uid)
         known = self._runs.get(header.uid)
         if known is not None and known.header.version == header.version:
             return header.uid
-        if known is None and not any(self._wants(seat, header) for seat in self._roster.over(header.namespace)):
+        if known is None and not self._wanted(header):
             return header.uid
         state = known or self._runs.upsert(header)
         if known is None:
@@ -107,9 +136,13 @@ class Survey:
         self._offer(state)
         return header.uid
 
-    def _wants(self, seat: Seat, header: argo.Header) -> bool:
-        entry = self._book.get(header.uid, seat.ref)
-        return entry is None or not entry.settled or bool(entry.status.doubtful_at)
+    def _wanted(self, header: argo.Header) -> bool:
+        """Might a target want it? Metadata tells no end: what is older than the target and over, the watch judges."""
+        return any(
+            not (header.completed and header.created is not None and header.created < seat.found.created)
+            or self._book.get(header.uid, seat.ref) is not None
+            for seat in self._takers(header)
+        )
 
     async def _confirm_gone(self, namespace: str, name: str, uid: str) -> None:
         """Missing means a GET that says 404 or another uid; then what is open is closed as killed."""
