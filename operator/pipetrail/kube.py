@@ -18,6 +18,7 @@ from kubernetes.aio import config as k8s_config
 from kubernetes.aio.config import kube_config
 
 TIMEOUT_S: Final = 30.0
+WATCH_S: Final = 300
 PAGE: Final = 250  # objects a list page: 20 KB Workflows make pages of 5 MB
 MERGE_PATCH: Final = "application/merge-patch+json"
 TRACKED_RUNS: Final = "/apis/pipetrail.dev/v1alpha1"
@@ -120,14 +121,14 @@ class Kube:
             finally:
                 response.close()
 
-    async def watch(self, path: str, *, timeout_s: float = 300.0, **query: str | int) -> AsyncIterator[Any]:
-        """Watch events at `path` as they come, until the server or `timeout_s` ends it: watch on from the last version.
+    async def watch(self, path: str, **query: str | int) -> AsyncIterator[Any]:
+        """Watch events at `path` as they come, until the server ends it: watch on from the last version.
 
         An ERROR event is raised as :class:`ApiError` (410: the version is too old, list anew).
         """
         call = f"WATCH {path}"
-        query = {"watch": "true", "allowWatchBookmarks": "true", "timeoutSeconds": int(timeout_s), **query}
-        response = await self._send("GET", path, timeout_s=timeout_s + TIMEOUT_S, query=query)
+        query = {"watch": "true", "allowWatchBookmarks": "true", "timeoutSeconds": WATCH_S, **query}
+        response = await self._send("GET", path, timeout_s=WATCH_S + TIMEOUT_S, query=query)
         try:
             if response.status >= 400:
                 raise await _error(response, call)

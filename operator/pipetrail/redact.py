@@ -121,6 +121,20 @@ def redact(record: Record, *, additional_keys: Sequence[str] = (), secrets: Sequ
     return _Scrub(names, found).record(record)
 
 
+def texts(
+    named: Iterable[tuple[str, Any]], *, additional_keys: Sequence[str] = (), secrets: Sequence[str] = ()
+) -> Callable[[str], str]:
+    """The same for texts that are no record (a recording's bodies and logs): by value and by shape.
+
+    `named` are the names and values that stand in them; what is secret among these is scrubbed wherever it occurs.
+    """
+    names = _Names(additional_keys)
+    found = set(secrets)
+    for name, value in named:
+        found.update(names.values(name, value))
+    return _Scrub(names, found).text
+
+
 class _Names:
     """Which names are secret."""
 

@@ -11,7 +11,7 @@ from typing import Any, Final
 import typer
 from typer.core import TyperGroup
 
-VERBS: Final = ("run", "status", "explain", "preview", "verify", "replay", "crds")
+VERBS: Final = ("run", "status", "explain", "preview", "verify", "record", "replay", "crds")
 """In the order in which ``--help`` lists them."""
 
 

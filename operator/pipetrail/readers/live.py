@@ -52,6 +52,14 @@ class LiveReader:
             return cast("Fetched", failed.args[0])
         return await self._stores.fetch(ref.location, credentials, path=ref.path, head_only=binary(ref.path or ""))
 
+    async def raw(self, namespace: str, location: Location) -> Fetched:
+        """What lies at a place, packed as it lies there (for recordings)."""
+        try:
+            credentials = await self._credentials(namespace, location)
+        except _NoCredentials as failed:
+            return cast("Fetched", failed.args[0])
+        return await self._stores.raw(location, credentials)
+
     async def log(self, namespace: str, ref: LogRef, *, tail_lines: int | None = None) -> Fetched:
         """The main container's log: the pod's own if the pod with this very uid still stands, else the archived one.
 

@@ -10,6 +10,8 @@ import hashlib
 from collections.abc import Callable
 from typing import Any, Final, cast
 
+from msgspec.structs import replace
+
 from pipetrail.formats import Note, archives
 from pipetrail.formats.metrics import readable
 from pipetrail.readers import Blob, Fetched
@@ -71,6 +73,24 @@ class Stores:
                 async with self._heavy:
                     return await self._object(bucket, path, wanted)
             return await self._object(bucket, path, wanted, light=True)
+
+        return await self._guarded(location, credentials, work)
+
+    async def raw(self, location: Location, credentials: Credentials = ANONYMOUS) -> Fetched:
+        """The object itself, packed as it lies there, its key as path; below a key that is a directory all objects."""
+
+        async def work(bucket: Bucket) -> Fetched:
+            head = await bucket.request("HEAD")
+            if head.status == 404:
+                found = await self._prefix(bucket, lambda _: True, head_only=False)
+                base = bucket.key.rstrip("/")
+                return replace(found, blobs=tuple(Blob(path=f"{base}/{b.path}", data=b.data) for b in found.blobs))
+            if (size := head.size or 0) > self.limits.object_bytes:
+                return _too_large(bucket.where, size, self.limits.object_bytes)
+            got = await bucket.request("GET", limit=self.limits.object_bytes)
+            if got.status == 404 or not got.whole:
+                return Fetched(present=False)
+            return Fetched(blobs=(Blob(path=bucket.key, data=got.data),), size=len(got.data))
 
         return await self._guarded(location, credentials, work)
 

@@ -129,7 +129,7 @@ def script(events: Iterable[Event], *, namespace: str, store: Store | None = Non
     started, ended = happened[0].at, max(e.at for e in happened)
     cut = _Cut(str(meta["name"]), uids - {"None", ""}, started - _DAY_S, ended + _DAY_S)
     recorded = _repository(happened)
-    tell = _Telling()
+    tell = Telling()
     moves = tuple(
         Move(
             at_s=max(0.0, e.at - started),
@@ -264,7 +264,7 @@ def _bare(container: Mapping[str, Any], volumes: set[str]) -> Json:
     return {**container, "volumeMounts": mounts}
 
 
-class _Telling:
+class Telling:
     """What a person at the cluster would see happen, event by event."""
 
     def __init__(self) -> None:
