@@ -39,7 +39,7 @@ async def run(settings: Settings, *, context: str | None = None, stop: asyncio.E
         cluster = settings.cluster or await _cluster_uid(kube)
         holder = f"{socket.gethostname()}/{os.getpid()}"
         dispatch = Dispatch(kube, Ledger(kube, holder), LiveReader(kube), settings, cluster)
-        kinds = await _ready(kube, dispatch)
+        kinds = await _patiently_ready(kube, dispatch)
         observe.log().info("started", cluster=cluster, api_server=kube.host, kinds=sorted(p for _, p in kinds))
         watches = Watches(settings, context, dispatch, kinds)
         work = [
@@ -61,6 +61,21 @@ async def run(settings: Settings, *, context: str | None = None, stop: asyncio.E
         await dispatch.roster.close()
         for task in done - {ending}:
             task.result()
+
+
+async def _patiently_ready(kube: Kube, dispatch: Dispatch) -> Kinds:
+    """The same as :func:`_ready`, again until an API server that is just starting answers all of it."""
+    told = False
+    while True:
+        try:
+            return await _ready(kube, dispatch)
+        except KubeError as error:
+            if isinstance(error, ApiError) and error.status in (401, 403):
+                raise
+            if not told:
+                observe.log().warning("waiting for the API server", cause=str(error))
+                told = True
+            await asyncio.sleep(2)
 
 
 async def _ready(kube: Kube, dispatch: Dispatch) -> Kinds:
