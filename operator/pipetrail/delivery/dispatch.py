@@ -47,6 +47,7 @@ class Dispatch:
             kube, ledger, reader, settings, cluster,
             book=self.book, decide=self.decide, vanished=self.survey.due.set,
         )  # fmt: skip
+        self._settled = asyncio.Event()
         self._spawned: set[asyncio.Task[None]] = set()
 
     async def load(self) -> None:
@@ -186,6 +187,8 @@ class Dispatch:
         progress = state.progress.get(seat.ref)
         if progress is not None:
             progress.failing_since = None
+        if state.settled_at is not None:
+            self._settled.set()
         return verdict
 
     async def _failing(self, seat: Seat, state: RunState, error: Retry) -> Verdict:
@@ -244,8 +247,14 @@ class Dispatch:
 
     async def _tidy_forever(self) -> None:
         while True:
-            await asyncio.sleep(STATUS_EVERY_S)
+            try:
+                async with asyncio.timeout(STATUS_EVERY_S):
+                    await self._settled.wait()  # the first run that settles after a pause shows at once
+            except TimeoutError:
+                pass
+            self._settled.clear()
             await self.tidy()
+            await asyncio.sleep(STATUS_EVERY_S)
 
     async def tidy(self) -> None:
         """Forget what is settled, retire TrackedRuns whose time is over, show counts."""
