@@ -14,7 +14,6 @@ class Places(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """
 
     argo_ui: str | None = None
-    kfp_ui: str | None = None
     logs_url: str | None = None
 
 
@@ -30,8 +29,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     watch_namespaces: tuple[str, ...] = ()
     places: Places = Places()
     history_ttl_s: float = DEFAULT_HISTORY_TTL_S
-    allow_private_addresses: bool = True
-    metrics_port: int = 0
 
 
 def load(data: bytes) -> Settings:
