@@ -26,10 +26,11 @@ from tests.real.proxy import Action, CommitLater, Drop, Pass, Proxy, Seen
 RUNS = 40
 KILLS = 25
 OUTAGE_S = 60.0
-RUN_S = 45.0
+RUN_S = 60.0
+TOGETHER = 14
 MIX = {
     "churn-sweep": 9, "retry-third": 6, "hooks-exit": 6, "nested-dags": 5, "loop-retry": 5, "params-kinds": 4,
-    "bad-image": 3, "oom-64-stuck": 2,
+    "bad-image": 3, "when-omitted": 2,
 }  # fmt: skip
 Call = Literal["intent", "create", "opened", "log-batch", "settle"]
 When = Literal["before", "after", "late"]
@@ -140,22 +141,22 @@ class Trap:
                 return seen.path.split("/")[-2]
 
 
-def schedule(rng: random.Random) -> list[Moment]:
-    """Each call before and after, five that take effect late, the rest with many runs in flight."""
+def schedule(rng: random.Random) -> tuple[list[Moment], int, int]:
+    """Each call before and after, five that take effect late, the rest with many runs in flight.
+
+    Also the place of the first kill while MLflow is away, when no call but intent can be waited for, and of the first
+    one after it.
+    """
     exact = [Moment(call, when) for call in CALLS for when in ("before", "after")]
-    exact += [
-        Moment("create", "late"),
-        Moment("create", "late"),
-        Moment("opened", "late"),
-        Moment("settle", "late"),
-        Moment("intent", "late"),
-    ]
+    exact += [Moment(call, "late") for call in ("create", "create", "intent", "opened", "settle")]
     rng.shuffle(exact)
+    exact.sort(key=lambda moment: moment.call == "settle")  # runs end later than they begin
+    exact[4:] = rng.sample(exact[4:], len(exact) - 4)
     many = [Moment(None)] * (KILLS - len(exact))
-    mixed = [*exact]
-    for moment in many:
-        mixed.insert(rng.randrange(1, len(mixed) + 1), moment)
-    return mixed
+    first, last = exact[:8], exact[8:]
+    first.insert(rng.randrange(2, 8), many.pop())
+    last.insert(rng.randrange(1, 6), many.pop())
+    return [*first, *many, *last], len(first) + 1, len(first) + len(many) + 1
 
 
 @pytest.mark.api
@@ -165,7 +166,7 @@ async def test_forty_live_runs_arrive_once_and_whole_though_the_operator_is_kill
 ) -> None:
     seed = int(os.environ.get("PIPETRAIL_SEED", "0")) or random.SystemRandom().randrange(1, 10**6)
     rng = random.Random(seed)
-    moments = schedule(rng)
+    moments, away_from, away_until = schedule(rng)
     print(f"\nseed {seed} (PIPETRAIL_SEED={seed} plays it again): " + "; ".join(map(str, moments)))
     async with before_the_api(stage.cluster) as api_proxy, Proxy(tracker.url) as mlflow_proxy:
         operator = Operator(kubeconfig(stage.cluster, api_proxy.url, tmp_path), tmp_path / "operator.log")
@@ -178,7 +179,7 @@ async def test_forty_live_runs_arrive_once_and_whole_though_the_operator_is_kill
         await starts(operator)
         try:
             await stage.ready("mlflow")
-            runs = await _storm(stage, tracker, operator, trap, moments, rng)
+            runs = await _storm(stage, tracker, operator, trap, moments, (away_from, away_until), rng)
             await _all_settled(stage, trap)
         finally:
             operator.kill()
@@ -188,7 +189,13 @@ async def test_forty_live_runs_arrive_once_and_whole_though_the_operator_is_kill
 
 
 async def _storm(
-    stage: Stage, tracker: Server, operator: Operator, trap: Trap, moments: list[Moment], rng: random.Random
+    stage: Stage,
+    tracker: Server,
+    operator: Operator,
+    trap: Trap,
+    moments: list[Moment],
+    away_between: tuple[int, int],
+    rng: random.Random,
 ) -> list[str]:
     """Play, kill, restart; the names of the runs that were played."""
     begun = time.monotonic()
@@ -209,6 +216,7 @@ async def _storm(
         await asyncio.sleep(rng.uniform(0.1, 0.8))
         trap.sprung.clear()
         if moment.call is None:
+            feed(len(names) + TOGETHER - trap.in_flight)
             await until("10 runs are in flight", _at_least(trap, 10), within_s=60, every_s=0.02)
             await asyncio.sleep(rng.uniform(0.0, 1.0))
             trap.spring("")
@@ -226,14 +234,14 @@ async def _storm(
         await starts(operator)
 
     away: asyncio.Task[None] | None = None
-    feed(16)
+    feed(TOGETHER)
     for number, moment in enumerate(moments, 1):
-        feed(16 + number * (RUNS - 16) // (KILLS - 4))
-        if number == 10:
+        feed(TOGETHER + number * (RUNS - TOGETHER) // (KILLS - 4))
+        if number == away_between[0]:
             away = asyncio.create_task(_mlflow_away(tracker, begun))
-        if away is not None and not away.done() and moment.call in ("create", "log-batch", "settle", "opened"):
-            await away  # these do not happen while there is no MLflow
-        if number == 19 and stage.cluster.ours:
+        if number == away_between[1] and away is not None:
+            await away
+        if number == KILLS - 2 and stage.cluster.ours:
             print(f"  {time.monotonic() - begun:5.1f} s  the API server restarts", flush=True)
             await asyncio.gather(asyncio.to_thread(tool, "restart", "kube-apiserver"), kill(number, moment))
             continue
@@ -303,6 +311,8 @@ async def _read_back(stage: Stage, tracker: Server, url: str, runs: list[str]) -
             wrong[name] = found
     keys = Counter(run.key for run in there)
     ours = {key for key in keys if any(key.startswith(t["spec"]["run"]["key"]) for t in tracked.values())}
+    for name, texts in wrong.items():
+        print(f"  {name}", *texts[:6], sep="\n      ")
     print(f"MLflow holds {len(ours)} runs of ours with {points} points; {len(wrong)} of {len(runs)} runs differ")
     assert wrong == {}
     assert {key: n for key, n in keys.items() if n > 1} == {}
