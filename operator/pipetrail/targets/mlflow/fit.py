@@ -43,6 +43,7 @@ EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _LEGAL: Final = re.compile(r"[/\w.\- :]+")
 _ILLEGAL: Final = re.compile(r"[^/\w.\- :]")
 _BROKEN: Final = re.compile("[\x00\ud800-\udfff]")
+_UNSAFE: Final = re.compile(r"[^/\w.\- ]")
 _SPELLED: Final = {"@": "_at_", "%": "_pct"}
 Item = Literal["param", "metric", "tag", "name", "note", "file", "run"]
 
@@ -200,7 +201,8 @@ def _time(changes: Changes, what: str, time: datetime) -> datetime:
 
 
 def _file(changes: Changes, file: File) -> File:
-    segments = [s for s in _BROKEN.sub("_", file.path).replace("\\", "/").split("/") if s not in ("", ".", "..")]
+    """A path that stays below the run's own, of characters that neither MLflow's server nor a store's rules refuse."""
+    segments = [s for s in _UNSAFE.sub("_", file.path).split("/") if s.strip(".")]
     path = "/".join(segments) or "file"
     if path == file.path:
         return file
