@@ -1,4 +1,5 @@
 # make demo   see it work: a recorded training run, from a real API server into a real MLflow  (PODS=1: in real pods)
+# make demo-down  stop what the demo left running
 # make test   everything: style, types, floors, unit, property, contract, cluster and end-to-end tests
 # make lint   only style, types and floors           make bench         the budgets, measured beside their anchors
 # make cluster  a real cluster on this machine       make cluster-down  take it away again
@@ -11,7 +12,7 @@ RUN := $(UV) run --locked --all-extras
 TIER := $(or $(TIER),$(shell test "$$(uname)" = Linux -a "$$(id -u)" = 0 && echo node || echo api))
 CONTEXT_FLAG := $(if $(CONTEXT),--context $(CONTEXT))
 
-.PHONY: help demo test lint bench cluster cluster-down crds
+.PHONY: help demo demo-down test lint bench cluster cluster-down crds
 help:
 	@sed -n 's/^# \(make .*\)/\1/p;s/^# \(CONTEXT.*\)/\1/p' Makefile
 
@@ -27,6 +28,9 @@ env: $(UV)
 
 demo: env
 	@$(RUN) python -m deploy.demo $(CONTEXT_FLAG) $(if $(PODS),--pods) $(DEMO_FLAGS)
+
+demo-down: env
+	@$(RUN) python -m deploy.demo --down
 
 test: env lint
 	@$(if $(CONTEXT),,python3 deploy/local/cluster.py up --tier $(TIER))

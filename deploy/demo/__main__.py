@@ -69,10 +69,10 @@ def main() -> int:
         return asyncio.run(Demo(show, book, pods=given.pods, context=given.context, check=given.check).run())
     except (Trouble, KubeError, replay.ReplayError) as error:
         show.line(f"\nerror: {error}", "bold red")
-        show.line(f"logs: {book.folder}; what was started goes on until: python -m deploy.demo --down")
+        show.line(f"logs: {book.folder}; what was started goes on until: make demo-down")
         return 1
     except KeyboardInterrupt:
-        show.line("\ninterrupted; `python -m deploy.demo --down` stops what was started")
+        show.line("\ninterrupted; `make demo-down` stops what was started")
         return 130
     finally:
         if given.check:
@@ -259,7 +259,7 @@ class Demo:
         self._show.line(f"  kubectl      kubectl -n {run.namespace} get tt,trun,wf")
         self._show.line(f"  took {time.monotonic() - self._begun:.0f} s")
         if not self._check:
-            self._show.line("  everything goes on running; to stop it:  python -m deploy.demo --down", "bold")
+            self._show.line("  everything goes on running; to stop it:  make demo-down", "bold")
         return 0 if good else 1
 
 
