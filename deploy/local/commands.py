@@ -3,6 +3,7 @@
 import argparse
 import errno
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -74,6 +75,8 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit code."""
     given = parser().parse_args(arguments)
+    # As Ctrl-C does: a build's compilers are ended with it, and what was started stays on the record.
+    signal.signal(signal.SIGTERM, _interrupt)
     try:
         return run(given, Layout((given.state or state_folder()).expanduser().absolute(), given.name).checked())
     except Trouble as trouble:
@@ -91,6 +94,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("\ninterrupted; `down` takes away what was started so far, `up` goes on", file=sys.stderr)
         return 130
     return 1
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 def run(given: argparse.Namespace, layout: Layout) -> int:
