@@ -134,7 +134,8 @@ class Demo:
 
     def _bring_up(self) -> tuple[Cluster, Operator]:
         say = self._says("cluster")
-        self._book.note(context=self._context, namespaces=(self._namespace,))
+        if self._context or self._pods:
+            self._book.note(context=self._context, namespaces=(self._namespace,))
         if self._context:
             cluster = parts.own_cluster(self._context, self._namespace)
         else:

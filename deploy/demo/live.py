@@ -29,6 +29,7 @@ class Live:
         self._begun = self._spoke = time.monotonic()
         self._steps: dict[str, str] = {}  # pod -> what people call the step
         self._pods: set[str] = set()
+        self._waiting = ""
         self._nodes: set[str] = set()
         self._seen: dict[str, set[str]] = {}
         self._arrived: dict[str, float] = {}
@@ -53,7 +54,9 @@ class Live:
                         self.say("cluster", f"no answer: {error}")
                 await self._look_at_mlflow(http)
                 if time.monotonic() - self._spoke > QUIET_S:
-                    self.say("", f"{len(self._pods)} pods have ended, MLflow has {len(self._seen)} runs; going on")
+                    self.say(
+                        "", f"{self._waiting or 'the next step'} goes on; MLflow has {len(self._seen)} runs so far"
+                    )
                 await asyncio.sleep(EVERY_S)
 
     async def _look_at_cluster(self) -> None:
@@ -61,6 +64,8 @@ class Live:
             f"/api/v1/namespaces/{self._run.namespace}/pods",
             labelSelector=f"workflows.argoproj.io/workflow={self._run.name}",
         )
+        going = [pod for pod in pods["items"] if (pod.get("status") or {}).get("phase") not in ENDED]
+        self._waiting = ", ".join(f"{self._step_of(p)} ({(p.get('status') or {}).get('phase')})" for p in going)
         for pod in pods["items"]:
             name, phase = pod["metadata"]["name"], (pod.get("status") or {}).get("phase")
             if phase in ENDED and name not in self._pods:

@@ -15,7 +15,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -51,9 +51,9 @@ class State:
 
     mlflow: Started | None = None
     operator: Started | None = None
-    cluster: str = ""
+    clusters: tuple[str, ...] = ()
     context: str | None = None
-    namespaces: tuple[str, ...] = field(default=())
+    namespaces: tuple[str, ...] = ()
 
 
 class Book:
@@ -68,8 +68,8 @@ class Book:
         try:
             told = json.loads(self.path.read_text())
             return State(
-                mlflow=_started(told["mlflow"]), operator=_started(told["operator"]), cluster=told["cluster"],
-                context=told["context"], namespaces=tuple(told["namespaces"]),
+                mlflow=_started(told["mlflow"]), operator=_started(told["operator"]),
+                clusters=tuple(told["clusters"]), context=told["context"], namespaces=tuple(told["namespaces"]),
             )  # fmt: skip
         except (OSError, ValueError, KeyError, TypeError):
             return State()
@@ -130,7 +130,7 @@ def local_cluster(book: Book, say: Callable[[str], None], *, pods: bool) -> Clus
     tier = "node" if pods else "api"
     status = subprocess.run(_cluster_command(name, "status", "-o", "json"), capture_output=True, text=True, check=False)
     if '"parts": []' in status.stdout:
-        book.note(cluster=name)
+        book.note(clusters=tuple({*book.read().clusters, name}))
     command = _cluster_command(name, "up", "--tier", tier)
     up = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
     assert up.stderr is not None
@@ -292,17 +292,19 @@ def down(book: Book, say: Callable[[str], None]) -> None:
             end(process)
             say(f"{name} stopped")
     book.note(mlflow=None, operator=None)
-    if state.cluster:
-        subprocess.run(_cluster_command(state.cluster, "down"), check=False)
-    else:
-        _remove_namespaces(state, say)
+    for cluster in state.clusters:
+        subprocess.run(_cluster_command(cluster, "down"), check=False)
+    _remove_namespaces(state, say)
     book.forget()
 
 
 def _remove_namespaces(state: State, say: Callable[[str], None]) -> None:
+    """Those in clusters that others made."""
     for name in state.namespaces:
         if state.context:
             command = ["kubectl", "--context", state.context, "delete", "namespace", name, "--wait=false"]
+        elif PODS_CLUSTER in state.clusters:
+            continue
         else:
             command = _cluster_command(PODS_CLUSTER, "namespace", name, "--delete")
         if subprocess.run(command, check=False, capture_output=True).returncode == 0:

@@ -110,8 +110,8 @@ def held_text(place: Place, held: Mapping[str, Held]) -> str | None:
 
 
 def rows(wrote: Values, argo: Values, held: Mapping[str, Held]) -> list[Row]:
-    """One row for each place that the code or Argo knows, in the order of steps."""
-    places = list(dict.fromkeys([*wrote, *argo]))
+    """One row for each place that the code or Argo knows, in the order in which Argo ran the steps."""
+    places = list(dict.fromkeys([*argo, *wrote]))
     order = {step: n for n, step in enumerate(dict.fromkeys(p.step for p in places))}
     places.sort(key=lambda p: (order[p.step], p.epoch is not None))
     made = []
