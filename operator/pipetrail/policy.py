@@ -62,7 +62,8 @@ def facts(header: Header, namespace: Mapping[str, Any]) -> RunFacts:
         source=header.source, namespace=header.namespace, name=header.name, pipeline=header.pipeline,
         labels=header.labels, annotations=header.annotations, namespace_labels=namespace.get("labels") or {},
         namespace_annotations=namespace.get("annotations") or {},
-        ended=header.finished,
+        # An object that was made after its run had ended (restored, replayed) is news all the same.
+        ended=None if header.finished is None else max(header.finished, header.created or header.finished),
     )  # fmt: skip
 
 
