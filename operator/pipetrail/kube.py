@@ -7,7 +7,7 @@ fails; neither a token nor a body ever stands in an exception.
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any, Final, Self
 from urllib.parse import quote
 
@@ -23,6 +23,11 @@ PAGE: Final = 250  # objects a list page: 20 KB Workflows make pages of 5 MB
 MERGE_PATCH: Final = "application/merge-patch+json"
 TRACKED_RUNS: Final = "/apis/pipetrail.dev/v1alpha1"
 ARGO: Final = "/apis/argoproj.io/v1alpha1"
+
+
+def collections(root: str, plural: str, namespaces: Sequence[str] = ()) -> tuple[str, ...]:
+    """Paths of the lists of a kind: one for the whole cluster or, if some are named, one for each namespace."""
+    return tuple(f"{root}/namespaces/{name}/{plural}" for name in namespaces) or (f"{root}/{plural}",)
 
 
 class KubeError(Exception):

@@ -9,13 +9,14 @@ import gc
 import os
 import signal
 import socket
+from collections.abc import Sequence
 from typing import Any, Final
 
 from pipetrail import api, observe
 from pipetrail.controller.watches import Kinds, Watches
 from pipetrail.delivery.dispatch import Dispatch
 from pipetrail.delivery.ledger import Ledger, Lost
-from pipetrail.kube import TRACKED_RUNS, ApiError, Kube, KubeError
+from pipetrail.kube import TRACKED_RUNS, ApiError, Kube, KubeError, collections
 from pipetrail.readers.live import LiveReader
 from pipetrail.settings import Settings
 
@@ -38,8 +39,8 @@ async def run(settings: Settings, *, context: str | None = None, stop: asyncio.E
     ) as kube:
         cluster = settings.cluster or await _cluster_uid(kube)
         holder = f"{socket.gethostname()}/{os.getpid()}"
-        dispatch = Dispatch(kube, Ledger(kube, holder), LiveReader(kube), settings, cluster)
-        kinds = await _patiently_ready(kube, dispatch)
+        dispatch = Dispatch(kube, Ledger(kube, holder, settings.watch_namespaces), LiveReader(kube), settings, cluster)
+        kinds = await _patiently_ready(kube, dispatch, settings.watch_namespaces)
         observe.log().info("started", cluster=cluster, api_server=kube.host, kinds=sorted(p for _, p in kinds))
         watches = Watches(settings, context, dispatch, kinds)
         work = [
@@ -63,12 +64,12 @@ async def run(settings: Settings, *, context: str | None = None, stop: asyncio.E
             task.result()
 
 
-async def _patiently_ready(kube: Kube, dispatch: Dispatch) -> Kinds:
+async def _patiently_ready(kube: Kube, dispatch: Dispatch, namespaces: Sequence[str]) -> Kinds:
     """The same as :func:`_ready`, again until an API server that is just starting answers all of it."""
     told = False
     while True:
         try:
-            return await _ready(kube, dispatch)
+            return await _ready(kube, dispatch, namespaces)
         except KubeError as error:
             if isinstance(error, ApiError) and error.status in (401, 403):
                 raise
@@ -78,7 +79,7 @@ async def _patiently_ready(kube: Kube, dispatch: Dispatch) -> Kinds:
             await asyncio.sleep(2)
 
 
-async def _ready(kube: Kube, dispatch: Dispatch) -> Kinds:
+async def _ready(kube: Kube, dispatch: Dispatch, namespaces: Sequence[str]) -> Kinds:
     """Wait for our CRDs, read the ledger, meet every target and namespace."""
     told = False
     while True:
@@ -93,8 +94,9 @@ async def _ready(kube: Kube, dispatch: Dispatch) -> Kinds:
     async for page in kube.pages("/api/v1/namespaces"):
         for item in page.get("items", ()):
             dispatch.saw_namespace(item, deleted=False)
-    for kind, plural in (("TrackingTarget", "trackingtargets"), ("ClusterTrackingTarget", "clustertrackingtargets")):
-        async for page in kube.pages(f"{TRACKED_RUNS}/{plural}"):
+    lists = [("TrackingTarget", path) for path in collections(TRACKED_RUNS, "trackingtargets", namespaces)]
+    for kind, path in (*lists, ("ClusterTrackingTarget", f"{TRACKED_RUNS}/clustertrackingtargets")):
+        async for page in kube.pages(path):
             for item in page.get("items", ()):
                 dispatch.saw_target(
                     api.decode_target({"apiVersion": api.API_VERSION, **item, "kind": kind}), deleted=False

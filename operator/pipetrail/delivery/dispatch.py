@@ -42,7 +42,9 @@ class Dispatch:
         self.book = Book()
         self.namespaces = Namespaces()
         self.roster = Roster(kube, ledger, settings, self._work)
-        self.survey = Survey(kube, ledger, self.book, self.runs, self.roster, self.takers, self._offer)
+        self.survey = Survey(
+            kube, ledger, self.book, self.runs, self.roster, self.takers, self._offer, settings.watch_namespaces
+        )
         self._deliveries = Deliveries(
             kube, ledger, reader, settings, cluster,
             book=self.book, decide=self.decide, vanished=self.survey.due.set,

@@ -6,7 +6,7 @@ saw and a claim; a 409 means that someone else works on the run, and we let go.
 """
 
 import datetime as dt
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -23,7 +23,7 @@ from pipetrail.api import (
     TrackedRunSpec,
     TrackedRunStatus,
 )
-from pipetrail.kube import TRACKED_RUNS, ApiError, Kube
+from pipetrail.kube import TRACKED_RUNS, ApiError, Kube, collections
 from pipetrail.record import Frozen, Partial
 from pipetrail.targets.target import Change
 
@@ -58,19 +58,21 @@ class Lost(Exception):
 
 
 class Ledger:
-    """Reads and writes TrackedRuns as `holder` (the name of this process)."""
+    """Reads and writes TrackedRuns as `holder` (the name of this process), of some `namespaces` or of all."""
 
-    def __init__(self, kube: Kube, holder: str) -> None:
+    def __init__(self, kube: Kube, holder: str, namespaces: Sequence[str] = ()) -> None:
         self._kube = kube
         self._holder = holder
+        self._namespaces = namespaces
 
     async def entries(self) -> AsyncIterator[Entry]:
-        """All TrackedRuns of the cluster, page by page."""
-        async for page in self._kube.pages(f"{TRACKED_RUNS}/trackedruns"):
-            for item in page.get("items", ()):
-                entry = decode(item)
-                if entry is not None:
-                    yield entry
+        """All TrackedRuns that are ours to look after, page by page."""
+        for path in collections(TRACKED_RUNS, "trackedruns", self._namespaces):
+            async for page in self._kube.pages(path):
+                for item in page.get("items", ()):
+                    entry = decode(item)
+                    if entry is not None:
+                        yield entry
 
     async def intent(
         self,

@@ -7,7 +7,7 @@ metadata is listed: a run that changed is offered, one that is missing is asked 
 
 import asyncio
 import datetime as dt
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from pipetrail import observe
 from pipetrail.delivery import ledger as ledgers
@@ -16,7 +16,7 @@ from pipetrail.delivery.courier import Progress
 from pipetrail.delivery.ledger import Entry, Ledger, Lost
 from pipetrail.delivery.roster import Roster, Seat
 from pipetrail.delivery.runs import Runs, RunState
-from pipetrail.kube import ARGO, ApiError, Kube, KubeError
+from pipetrail.kube import ARGO, ApiError, Kube, KubeError, collections
 from pipetrail.readers import argo as objects
 from pipetrail.sources import argo
 from pipetrail.targets.target import TargetError, TrackerRun
@@ -31,9 +31,10 @@ class Survey:
 
     def __init__(
         self, kube: Kube, ledger: Ledger, book: Book, runs: Runs, roster: Roster,
-        takers: Callable[[argo.Header], list[Seat]], offer: Callable[[RunState], None],
+        takers: Callable[[argo.Header], list[Seat]], offer: Callable[[RunState], None], namespaces: Sequence[str] = (),
     ) -> None:  # fmt: skip
         self._kube = kube
+        self._namespaces = namespaces
         self._ledger = ledger
         self._book = book
         self._runs = runs
@@ -63,9 +64,10 @@ class Survey:
         began = asyncio.get_running_loop().time()
         listed: set[str] = set()
         try:
-            async for page in self._kube.pages(f"{ARGO}/workflows", metadata_only=True):
-                for item in page.get("items", ()):
-                    listed.add(self._compare(argo.header(item)))
+            for path in collections(ARGO, "workflows", self._namespaces):
+                async for page in self._kube.pages(path, metadata_only=True):
+                    for item in page.get("items", ()):
+                        listed.add(self._compare(argo.header(item)))
         except ApiError as error:
             if error.status != 404:  # Argo's CRDs are not installed: there are no runs
                 raise
