@@ -6,7 +6,6 @@ entry of the record's ``partial``, and everything else still counts.
 """
 
 import asyncio
-import re
 from collections import OrderedDict, defaultdict
 from collections.abc import Awaitable, Callable, Iterable
 from fnmatch import fnmatchcase
@@ -17,7 +16,7 @@ import msgspec
 from msgspec.structs import replace
 
 from pipetrail.api import Policy
-from pipetrail.formats import Content, Note, RawPoint, metrics, stdout
+from pipetrail.formats import Content, Note, RawPoint, metrics, stdout, tail
 from pipetrail.readers import Blob, Fetched, Reader
 from pipetrail.record import (
     Artifact,
@@ -33,15 +32,7 @@ from pipetrail.record import (
 )
 from pipetrail.sources import FileRef, LogRef, Reading, Unreadable
 
-TAIL_LINES: Final = 20
-_TAIL_FETCHED: Final = 100
-"""Argo's executor prints up to a few lines per output after the program's last one; those are dropped from a tail."""
-MAX_LINE_CHARS: Final = 2000
 _BIG: Final = 256 << 10
-_STAMP: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,9})?(?:Z|[+-]\d\d:\d\d) ")
-_ARGO_LINE: Final = re.compile(
-    r"time=\S+ level=\w+ msg=(?:.*\bargo=true\b|\"Taring |\"archived \d+ files/dirs in |\"capturing logs\")"
-)
 
 Logs = Literal["OnFailure", "Always", "Never"]
 
@@ -202,14 +193,14 @@ class _Capture:
         if (known := self._cache.get(key)) is not None:
             return known
         namespace, wanted = self._record.namespace, self._wants.stdout
-        tail_lines = None if wanted else _TAIL_FETCHED
+        tail_lines = None if wanted else tail.FETCHED_LINES
         fetched = await self._fetch(lambda: self._reader.log(namespace, ref, tail_lines=tail_lines))
         data = fetched.blobs[0].data if fetched.blobs else b""
         content = await _aside(data, stdout.read) if wanted else Content()
         got = _Got(
             points=tuple(self._points(content.points, ref, lambda _: FromStdout())),
             notes=(*fetched.notes, *content.notes),
-            tail=tail(data) if self._tail_wanted(ref) else None,
+            tail=tail.read(data) if self._tail_wanted(ref) else None,
         )
         return self._keep(key, fetched, got)
 
@@ -294,13 +285,6 @@ class _Capture:
     def _say(self, step: int | None, reason: str, message: str) -> None:
         path = self._record.steps[step].path if step is not None and step < len(self._record.steps) else None
         self._partial.append(Partial(reason=reason, message=message[:1000], step=path))
-
-
-def tail(data: bytes) -> str | None:
-    """The last lines that the program printed: without stamps, and without the lines of Argo's executor."""
-    lines = [_STAMP.sub("", line, count=1) for line in data.decode("utf-8", "replace").splitlines()]
-    mine = [line[:MAX_LINE_CHARS] for line in lines if not _ARGO_LINE.match(line)]
-    return "\n".join(mine[-TAIL_LINES:]) or None
 
 
 async def _read_file(blob: Blob) -> Content:

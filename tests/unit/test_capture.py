@@ -5,7 +5,7 @@ from tests.unit.argo_cases import at, node, only, pod, read, workflow
 
 from pipetrail import api, capture
 from pipetrail.capture import FileCache, Limits, Wants
-from pipetrail.formats import Note
+from pipetrail.formats import Note, tail
 from pipetrail.readers import Blob, Fetched
 from pipetrail.record import FromFile, FromStdout
 from pipetrail.sources import FileRef, LogRef
@@ -102,9 +102,9 @@ async def test_the_last_lines_are_the_programs_own(logs, phase, want):
 
 
 def test_a_tail_is_twenty_lines_of_bounded_length():
-    tail = capture.tail("\n".join(f"{i} " + "x" * 5000 for i in range(50)).encode())
-    assert [line[:3] for line in tail.splitlines()] == [f"{i} " for i in range(30, 50)]
-    assert max(map(len, tail.splitlines())) == capture.MAX_LINE_CHARS
+    found = tail.read("\n".join(f"{i} " + "x" * 5000 for i in range(50)).encode())
+    assert [line[:3] for line in found.splitlines()] == [f"{i} " for i in range(30, 50)]
+    assert max(map(len, found.splitlines())) == tail.MAX_LINE_CHARS
 
 
 async def test_what_was_fetched_for_a_live_run_is_not_fetched_again():
