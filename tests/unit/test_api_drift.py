@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.parametrize("name", list(api.crds()))
 def test_a_crd_file_is_what_the_types_give(name):
     stands = (ROOT / "crds" / name).read_text()
-    assert stands == api.to_yaml(api.crds()[name]), "run `uv run pipetrail crds -o crds`"
+    assert stands == api.to_yaml(api.crds()[name]), "run `make crds`"
 
 
 def test_there_is_no_other_file_beside_the_crds():

@@ -4,9 +4,10 @@ A verb's module holds a function of the verb's name. Nothing is imported for ano
 without kopf, ``crds`` without aiohttp.
 """
 
-from collections.abc import Sequence
-from importlib import import_module
-from typing import Any, Final
+import inspect
+from collections.abc import Callable, Sequence
+from importlib import import_module, metadata
+from typing import Annotated, Any, Final
 
 import typer
 from typer.core import TyperGroup
@@ -27,22 +28,42 @@ class Verbs(TyperGroup):
         if cmd_name not in VERBS:
             return None
         verb = typer.Typer(add_completion=False)
-        verb.command(name=cmd_name)(getattr(import_module(f"pipetrail.cli.{cmd_name}"), cmd_name))
+        function = getattr(import_module(f"pipetrail.cli.{cmd_name}"), cmd_name)
+        verb.command(name=cmd_name, help=_help(function))(function)
         return typer.main.get_command(verb)
+
+
+def _help(verb: Callable[..., Any]) -> str:
+    """The verb's docstring with each paragraph on one line, for the terminal to wrap; examples stay."""
+    paragraphs = (inspect.getdoc(verb) or "").split("\n\n")
+    return "\n\n".join(p if "\n  " in p else " ".join(p.split()) for p in paragraphs)
 
 
 app = typer.Typer(
     cls=Verbs,
     name="pipetrail",
-    help="The flight recorder for pipelines: what ran, with what, and what came out, in your experiment tracker.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
 
 
-@app.callback()
-def _pipetrail() -> None:
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"pipetrail {metadata.version('pipetrail')}")
+        raise typer.Exit
+
+
+@app.callback(
+    epilog="Exit codes: 0 all is well; 1 it was looked at and something is wrong or differs; 2 the command line is "
+    "wrong; 3 the cluster, the run or the tracker could not be had. Also as: kubectl pipetrail"
+)
+def _pipetrail(
+    *,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
     """The flight recorder for pipelines: what ran, with what, and what came out, in your experiment tracker."""
 
 

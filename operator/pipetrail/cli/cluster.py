@@ -1,50 +1,49 @@
-"""What the verbs that look at a live cluster share: the connection, finding a run, its record, and clear errors.
-
-Exit codes of all verbs: 0 all is well; 1 it was looked at and something is wrong or differs; 2 the command line is
-wrong; 3 the cluster, the run or the tracker could not be had.
-"""
+"""What the verbs that look at a live cluster share: the connection, finding a run, its record, and clear errors."""
 
 import asyncio
 import base64
+import logging
 from collections.abc import Awaitable, Callable
-from typing import Annotated, Any, Literal, NoReturn, TypeVar
+from typing import Any, TypeVar
 
-import typer
+import yaml
 
 from pipetrail import api
-from pipetrail.kube import ARGO, TRACKED_RUNS, ApiError, Kube, KubeError, context_namespace
+from pipetrail.cli.options import fail, one_line
+from pipetrail.kube import ARGO, TRACKED_RUNS, ApiError, Kube, KubeError, Unreachable, context_namespace
 from pipetrail.readers import argo as objects
 from pipetrail.sources import Reading, argo
 from pipetrail.targets import Resolve
 from pipetrail.targets.target import TargetError
 
+logging.getLogger("kubernetes").addHandler(logging.NullHandler())  # it would warn beside our one sentence
 T = TypeVar("T")
-Form = Literal["table", "json", "yaml"]
-Context = Annotated[str | None, typer.Option("--context", help="kubeconfig context; default: the current one.")]
-Namespace = Annotated[
-    str | None, typer.Option("-n", "--namespace", help="Namespace; default: the context's, or default.")
-]
-Output = Annotated[Form, typer.Option("-o", "--output", help="Form of the output.")]
-HINTS = {401: "log in again", 403: "ask for the rights, or use another context", 404: "are our CRDs applied?"}
-
-
-def fail(message: str, code: int = 3) -> NoReturn:
-    """One sentence on standard error, and out."""
-    typer.echo(f"pipetrail: {message}", err=True)
-    raise typer.Exit(code)
+HINTS = {
+    401: "log in again",
+    403: "ask for the right, or name a namespace or context where you have it",
+    404: "are the CRDs applied, Argo's and crds/?",
+}
+BROKEN = (yaml.YAMLError, UnicodeDecodeError, ValueError, KeyError, AttributeError, TypeError, IndexError)
+"""What the official client raises for a kubeconfig that is none."""
 
 
 def with_cluster(context: str | None, work: Callable[[Kube], Awaitable[T]]) -> T:
     """Run `work` with a connection; what goes wrong becomes one sentence and exit code 3."""
 
     async def connected() -> T:
-        async with await Kube.connect(context) as kube:
+        try:
+            kube = await Kube.connect(context)
+        except BROKEN as error:
+            raise KubeError(f"the kubeconfig can't be read: {one_line(error)}") from None
+        async with kube:
             return await work(kube)
 
     try:
         return asyncio.run(connected())
     except ApiError as error:
         fail("; ".join([str(error), *([HINTS[error.status]] if error.status in HINTS else [])]))
+    except Unreachable as error:
+        fail(f"{error}: no answer from the API server; is it up, and is this the right context?")
     except (KubeError, TargetError) as error:
         fail(str(error))
 
@@ -63,15 +62,23 @@ async def find_run(kube: Kube, name: str, namespace: str) -> Any:
             there.append(header.name)
     close = [n for n in there if name.split("-")[0] in n][:5] or there[:5]
     instead = f"there is {', '.join(close)}" if close else "-n names another namespace"
-    fail(f"there is no Workflow {name} in namespace {namespace}; {instead}")
+    raise KubeError(f"there is no Workflow {name} in namespace {namespace}; {instead}")
 
 
 async def read_run(kube: Kube, body: Any) -> tuple[argo.Header, Reading]:
     """The record of a live run, as the operator would begin it, and what it would fetch."""
     header = argo.header(body)
-    cluster = await kube.get("/api/v1/namespaces/kube-system")
-    name = str(cluster["metadata"]["uid"])
-    return header, argo.read(body, await objects.facts(kube, header), cluster=name)
+    return header, argo.read(body, await objects.facts(kube, header), cluster=await _cluster(kube))
+
+
+async def _cluster(kube: Kube) -> str:
+    """The cluster's name in keys, as the operator takes it by default; a tenant may not be allowed to see it."""
+    try:
+        return str((await kube.get("/api/v1/namespaces/kube-system"))["metadata"]["uid"])
+    except ApiError as error:
+        if error.status != 403:
+            raise
+        return "cluster"
 
 
 async def targets(kube: Kube, namespace: str | None) -> list[api.FoundTarget | api.InvalidTarget]:
@@ -115,4 +122,7 @@ def resolver(kube: Kube, ref: api.TargetRef, operator_namespace: str) -> Resolve
 
 def namespace_of(context: str | None, namespace: str | None) -> str:
     """`-n`, else the namespace of the kubeconfig's context, else ``default``."""
-    return namespace or context_namespace(context)
+    try:
+        return namespace or context_namespace(context)
+    except BROKEN:
+        return "default"  # connecting will say what is wrong with the kubeconfig

@@ -11,19 +11,27 @@ from rich.table import Table
 from pipetrail import api, policy
 from pipetrail.cli import cluster
 from pipetrail.cli.console import console
+from pipetrail.cli.options import Context, Namespace, Output
 from pipetrail.kube import TRACKED_RUNS, Kube
 from pipetrail.record import Record
 
 
 def explain(
     run: Annotated[str, typer.Argument(help="Name or uid of a Workflow.")],
-    context: cluster.Context = None,
-    namespace: cluster.Namespace = None,
-    output: cluster.Output = "table",
+    context: Context = None,
+    namespace: Namespace = None,
+    output: Output = "table",
 ) -> None:
     """Say for each target whether it records a run, by which rule, and how far the recording is.
 
-    Exit code 0: at least one target records it. 1: none does. 3: the run or the cluster could not be had.
+    The first rule that leaves the run decides; Selected means that none does. SYNC is the phase of its TrackedRun.
+
+    Exit codes: 0 at least one target records it; 1 none does; 2 the command line is wrong; 3 the run or the cluster
+    could not be had.
+
+    Examples:
+      pipetrail explain churn-sweep-x7k2p -n team-a
+      pipetrail explain churn-sweep-x7k2p -n team-a -o yaml
     """
     where = cluster.namespace_of(context, namespace)
     rows = cluster.with_cluster(context, lambda kube: _explain(kube, run, where))

@@ -13,6 +13,7 @@ import yaml
 
 from pipetrail import api, capture, recording, redact
 from pipetrail.cli import tables
+from pipetrail.cli.options import Context, Namespace, Output, fail, one_line
 from pipetrail.record import Record, plain
 from pipetrail.sources import Reading, argo
 from pipetrail.targets.target import TrackerRun
@@ -32,22 +33,31 @@ def preview(
             help="Name of a target in the run's namespace, or a file with one: show the tracker runs instead."
         ),
     ] = None,
-    context: Annotated[str | None, typer.Option("--context", help="kubeconfig context; default: the current.")] = None,
-    namespace: Annotated[
-        str | None, typer.Option("-n", "--namespace", help="Namespace; default: the context's.")
-    ] = None,
-    output: Annotated[str, typer.Option("-o", "--output", help="table, json (record/v1) or yaml.")] = "table",
+    context: Context = None,
+    namespace: Namespace = None,
+    output: Output = "table",
     cluster: Annotated[str, typer.Option(help="The cluster's name in keys, for recordings and files.")] = "recording",
 ) -> None:
     """Show what would leave the cluster: a run's whole record, redacted, stdout points included.
 
-    With --target: the tracker runs exactly as they would be sent, with each value that a rule changes. Exit codes: 0,
-    2 for a wrong command line, 3 if the run, the cluster or the target could not be had.
+    With --target: the tracker runs exactly as they would be sent, with each value that a rule changes. Nothing is sent.
+
+    A Workflow in a file tells neither what lay in its artifacts nor what it printed; --recording and a live run do.
+
+    JSON is the public format pipetrail.record/v1, or pipetrail.trackerruns/v1 with --target.
+
+    Exit codes: 0 shown; 2 the command line, a file or a recording is wrong; 3 the run, the cluster or the target could
+    not be had.
+
+    Examples:
+      pipetrail preview churn-sweep-x7k2p -n team-a
+      pipetrail preview churn-sweep-x7k2p -n team-a --target mlflow
+      kubectl get workflow churn-sweep-x7k2p -o yaml > run.yaml
+      pipetrail preview -f run.yaml --target target.yaml -o json
+      pipetrail preview --recording bug-report
     """
     if sum(x is not None for x in (run, recorded, file)) != 1:
         raise typer.BadParameter("name one: a run, --recording DIR or -f FILE")
-    if output not in ("table", "json", "yaml"):
-        raise typer.BadParameter("table, json or yaml", param_hint="--output")
     wanted = None if target is None or not Path(target).is_file() else target_of_file(Path(target))
     if target is not None and wanted is None and run is None:
         raise typer.BadParameter(
@@ -93,11 +103,8 @@ def tracker_runs(record: Record, target: api.FoundTarget) -> tuple[TrackerRun, .
 
 def target_of_file(path: Path) -> api.FoundTarget:
     """The target in a YAML file; what is wrong with it is said as the API server would."""
-    try:
-        body = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise typer.BadParameter(f"{path}: {error}", param_hint="--target") from None
-    if isinstance(body, dict):
+    body = _read(path, "--target")
+    if isinstance(body, dict) and isinstance(body.get("metadata") or {}, dict):
         body = {**body, "metadata": {"namespace": "default", **(body.get("metadata") or {})}}
     match api.decode_target(body):
         case api.InvalidTarget(message=message):
@@ -114,37 +121,44 @@ def _stored(recorded: Path | None, file: Path | None, cluster: str, target: api.
         except recording.BadRecording as error:
             raise typer.BadParameter(str(error), param_hint="--recording") from None
     assert file is not None
-    try:
-        body = yaml.safe_load(file.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise typer.BadParameter(f"{file}: {error}", param_hint="-f") from None
+    body = _read(file, "-f")
     if not isinstance(body, dict) or body.get("kind") != "Workflow":
-        raise typer.BadParameter(f"{file} holds no Workflow", param_hint="-f")
+        raise typer.BadParameter(f"{file} holds no Workflow: give one, as kubectl get -o yaml does", param_hint="-f")
+    if not isinstance(body.get("metadata"), dict):
+        raise typer.BadParameter(f"{file}: the Workflow has no metadata", param_hint="-f")
     # What its artifacts and logs hold can't be had from a file; the record says so.
     return redact.redact(argo.read(body, argo.RunFacts(), cluster=cluster).record)
+
+
+def _read(path: Path, option: str) -> Any:
+    """What stands in a YAML or JSON file."""
+    try:
+        return yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, ValueError, RecursionError) as error:
+        raise typer.BadParameter(f"{path}: {one_line(error)}", param_hint=option) from None
 
 
 def _live(
     name: str, context: str | None, namespace: str | None, target: str | None, wanted: api.FoundTarget | None
 ) -> tuple[Record, api.FoundTarget | None]:
-    from pipetrail.cli import cluster
+    from pipetrail.cli import cluster as clusters
     from pipetrail.kube import Kube
     from pipetrail.readers.live import LiveReader
 
-    where = cluster.namespace_of(context, namespace)
+    where = clusters.namespace_of(context, namespace)
 
     async def look(kube: Kube) -> tuple[Record, api.FoundTarget | None]:
         found = wanted
         if target is not None:
-            found = _named(target, await cluster.targets(kube, where), where)
-        _, reading = await cluster.read_run(kube, await cluster.find_run(kube, name, where))
+            found = _named(target, await clusters.targets(kube, where), where)
+        _, reading = await clusters.read_run(kube, await clusters.find_run(kube, name, where))
         reader = LiveReader(kube)
         try:
             return await _captured(reading, reader, _wants(found)), found
         finally:
             await reader.close()
 
-    return cluster.with_cluster(context, look)
+    return clusters.with_cluster(context, look)
 
 
 async def _captured(reading: Reading, reader: Any, wants: capture.Wants) -> Record:
@@ -158,12 +172,10 @@ def _wants(target: api.FoundTarget | None) -> capture.Wants:
 
 
 def _named(name: str, there: Sequence[api.FoundTarget | api.InvalidTarget], namespace: str) -> api.FoundTarget:
-    from pipetrail.cli import cluster
-
     found = next((t for t in there if t.ref.name == name and isinstance(t, api.FoundTarget)), None)
     if found is None:
         names = ", ".join(sorted(t.ref.name for t in there)) or "none"
-        cluster.fail(f"namespace {namespace} sees no target {name} (it sees: {names})")
+        fail(f"namespace {namespace} sees no target {name} (it sees: {names})")
     return found
 
 

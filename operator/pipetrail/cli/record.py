@@ -6,7 +6,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from pipetrail.cli.cluster import Context, Namespace, fail, find_run, namespace_of, with_cluster
+from pipetrail.cli.cluster import find_run, namespace_of, with_cluster
+from pipetrail.cli.options import Context, Namespace, fail
 from pipetrail.kube import Kube
 from pipetrail.readers.live import LiveReader
 from pipetrail.recording import Event
@@ -32,7 +33,11 @@ def record(
     password, token or secret are withheld, here and wherever else they stand. Look at it with `pipetrail preview
     --recording DIR`, play it with `pipetrail replay DIR`.
 
-    Exit codes: 0 recorded, 2 wrong usage, 3 the cluster or the run could not be had.
+    Exit codes: 0 recorded; 2 the command line is wrong; 3 the cluster or the run could not be had.
+
+    Examples:
+      pipetrail record churn-sweep-x7k2p -n team-a -o bug-report
+      pipetrail record churn-sweep-x7k2p -o bug-report --redact '*_dsn'
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise typer.BadParameter(f"{folder} is not empty: name a new folder", param_hint="--output")

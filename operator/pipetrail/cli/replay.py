@@ -71,10 +71,14 @@ def replay(
     """Play a recording onto an API server as Argo's controller did, at any speed.
 
     It makes and changes the Workflow, its Pods and its WorkflowTaskResults as recorded, under a new name and new uids.
-    No pod runs, and a live Argo controller leaves the run alone. `eval "$(python3 deploy/local/cluster.py env)"` names
-    the local cluster and its store.
+    No pod runs, and a live Argo controller leaves the run alone.
 
-    Exit codes: 0 played, 1 not played (the message says why), 2 wrong usage, 3 no cluster.
+    Exit codes: 0 played; 1 not played, and the message says why; 2 the command line is wrong; 3 no cluster.
+
+    Examples:
+      eval "$(python3 deploy/local/cluster.py env)"   # names the local cluster and its store
+      pipetrail replay tests/data/argo/loop-retry -n team-a
+      pipetrail replay tests/data/argo/loop-retry -n team-a --speed max --times 100
     """
     if name and times > 1:
         raise typer.BadParameter("one name is for one run: leave out --name or --times", param_hint="--name")

@@ -2,7 +2,7 @@
 
 import asyncio
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 import typer
@@ -31,13 +31,24 @@ def run(
     logs_url: Annotated[
         str | None, typer.Option(help="Address of a pod's log, with {namespace} and {pod}; failed steps link to it.")
     ] = None,
-    log_format: Annotated[str, typer.Option(help="auto, json or text.")] = "auto",
-    log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
+    log_format: Annotated[
+        Literal["auto", "json", "text"], typer.Option(help="auto: text on a terminal, else a JSON object a line.")
+    ] = "auto",
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], typer.Option(help="The least that is said.")] = (
+        "info"
+    ),
 ) -> None:
     """Run the operator: watch pipeline runs, record what they produce in the trackers that targets name.
 
-    It reads users' objects and writes only its own kinds, so it can't break a pipeline. Stop it with SIGTERM; killing
-    it loses nothing.
+    It reads users' objects and writes only its own kinds, so it can't break a pipeline. Stop it with SIGTERM; it may
+    be killed at any moment and goes on where it was.
+
+    Exit codes: 0 stopped; 2 the command line or the settings file is wrong; 3 no cluster, or no right to look at it.
+
+    Examples:
+      pipetrail run --context kind-lab --argo-ui https://argo.example.com
+      pipetrail run --watch-namespace team-a --watch-namespace team-b
+      pipetrail run --config settings.yaml --log-format json
     """
     # Imported here: the other verbs need neither kopf nor its second of start-up.
     from pipetrail.controller import app
@@ -45,8 +56,8 @@ def run(
     observe.configure(form=log_format, level=log_level)
     try:
         base = settings.load(config.read_bytes()) if config else settings.Settings()
-    except msgspec.ValidationError as error:
-        raise typer.BadParameter(f"{config}: {error}", param_hint="--config") from None
+    except (msgspec.DecodeError, OSError) as error:
+        raise typer.BadParameter(f"{config}: {' '.join(str(error).split())}", param_hint="--config") from None
     places = msgspec.structs.replace(
         base.places, argo_ui=argo_ui or base.places.argo_ui, logs_url=logs_url or base.places.logs_url
     )

@@ -11,18 +11,28 @@ from rich.table import Table
 from pipetrail import api
 from pipetrail.cli import cluster
 from pipetrail.cli.console import console
+from pipetrail.cli.options import Context, Output
 from pipetrail.kube import TRACKED_RUNS, Kube
 
 
 def status(
-    context: cluster.Context = None,
-    namespace: cluster.Namespace = None,
-    output: cluster.Output = "table",
+    context: Context = None,
+    namespace: Annotated[
+        str | None,
+        typer.Option("-n", "--namespace", help="Only this namespace; default: all.", show_default=False),
+    ] = None,
+    output: Output = "table",
     limit: Annotated[int, typer.Option(help="Show at most this many runs that are not synced.", min=0)] = 20,
 ) -> None:
     """Show how targets and tracked runs are, and the next step where something is wrong.
 
-    Exit code 0: every target is ready (or suspended) and no run has failed. 1: something is wrong. 3: no cluster.
+    Exit codes: 0 every target is ready (or suspended) and no run has failed; 1 something is wrong; 2 the command line
+    is wrong; 3 no cluster, or no right to look at it.
+
+    Examples:
+      pipetrail status
+      pipetrail status -n team-a
+      pipetrail status -o json | jq '.runs | map(select(.sync == "Failed"))'
     """
     found = cluster.with_cluster(context, lambda kube: _gather(kube, namespace))
     match output:
@@ -89,8 +99,8 @@ def _show(found: dict[str, Any], limit: int) -> None:
     out.print(table)
     for t in found["targets"]:
         if t["ready"] != "True":
-            out.print(f"\n{t['target']}: {t['reason']}: {t['message']}", markup=False)
-            out.print(f"  next: {t['nextStep']}", markup=False)
+            out.print(f"\n{t['target']}: {t['reason']}: {t['message']}")
+            out.print(f"  next: {t['nextStep']}")
     open_runs = [r for r in found["runs"] if r["sync"] != "Synced"]
     if not open_runs:
         out.print(f"\nAll {len(found['runs'])} tracked runs are synced.")

@@ -1,6 +1,7 @@
 """Records and tracker runs as tables for people, at most 120 columns wide."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
 from typing import Final
 
 from rich.console import Console
@@ -9,17 +10,18 @@ from rich.text import Text
 
 from pipetrail.cli.console import console
 from pipetrail.record import FromFile, FromLog, FromMlmd, FromParameter, FromResult, FromStdout, Point, Record, Step
+from pipetrail.shape.names import text
 from pipetrail.targets.target import TrackerRun
 
 MAX_ROWS: Final = 40
-SECTIONS: Final = ("params", "tags")
 
 
 def record(shown: Record) -> None:
     """A record: the run, its steps, their points, and what could not be known."""
     out = console()
     out.print(Text(f"{shown.namespace}/{shown.name}: {_outcome(shown.outcome.status, shown.outcome.reason)}"))
-    out.print(Text(f"pipeline {shown.pipeline}, {shown.started} to {shown.finished}"))
+    times = " to ".join(_time(t) for t in (shown.started, shown.finished) if t) or "not started"
+    out.print(Text(f"pipeline {shown.pipeline}, {times}"))
     _pairs(out, "PARAM", shown.params.items())
     steps = _table("STEP", "OUTCOME", "ATTEMPTS", "PARAMS", "POINTS", "ARTIFACTS")
     for step in shown.steps:
@@ -80,8 +82,16 @@ def _pairs(out: Console, head: str, pairs: Iterable[tuple[str, str]]) -> None:
 
 
 def _label(step: Step) -> str:
-    items = "".join(f"[{_cut(str(turn.item), 30)}]" for turn in step.iteration or ())
+    items = "".join(f"[{_cut(_item(turn.item), 40)}]" for turn in step.iteration or ())
     return f"{step.path or '(the run)'}{items}"
+
+
+def _item(item: object) -> str:
+    return " ".join(f"{k}={text(v)}" for k, v in item.items()) if isinstance(item, Mapping) else text(item)
+
+
+def _time(time: datetime) -> str:
+    return time.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
 def _outcome(status: str, reason: str | None) -> str:
@@ -102,6 +112,6 @@ def _source(point: Point) -> str:
             return "metadata"
 
 
-def _cut(text: str, length: int = 60) -> str:
-    line = text.replace("\n", "⏎")
+def _cut(whole: str, length: int = 60) -> str:
+    line = whole.replace("\n", "⏎")
     return line if len(line) <= length else line[: length - 1] + "…"

@@ -12,6 +12,7 @@ from rich.table import Table
 from pipetrail import api, capture, redact, shape
 from pipetrail.cli import cluster
 from pipetrail.cli.console import console
+from pipetrail.cli.options import Context, Namespace, Output
 from pipetrail.kube import TRACKED_RUNS, Kube
 from pipetrail.readers.live import LiveReader
 from pipetrail.settings import Settings
@@ -22,15 +23,21 @@ from pipetrail.targets.verify import differences
 
 def verify(
     run: str = typer.Argument(help="Name or uid of a Workflow that stands."),
-    context: cluster.Context = None,
-    namespace: cluster.Namespace = None,
+    context: Context = None,
+    namespace: Namespace = None,
     operator_namespace: str = typer.Option(Settings().namespace, help="Where ClusterTrackingTargets' Secrets lie."),
-    output: cluster.Output = "table",
+    output: Output = "table",
 ) -> None:
     """Read a run back from every tracker that it is recorded in, and compare each value with what the cluster has.
 
-    Values are compared as float64, bit for bit. Exit code 0: all agree. 1: something differs or is not there yet.
-    3: the run, the cluster or the tracker could not be had.
+    Values are compared as float64, bit for bit. Run it where the tracker's address and its Secret can be reached.
+
+    Exit codes: 0 all agree; 1 something differs, is not there yet, or the run is recorded nowhere; 2 the command line
+    is wrong; 3 the run, the cluster or the tracker could not be had.
+
+    Examples:
+      pipetrail verify churn-sweep-x7k2p -n team-a
+      pipetrail verify churn-sweep-x7k2p -n team-a -o json
     """
     where = cluster.namespace_of(context, namespace)
     rows = cluster.with_cluster(context, lambda kube: _verify(kube, run, where, operator_namespace))
