@@ -19,7 +19,8 @@ END = START + timedelta(minutes=7, milliseconds=456)
 START_MS = round(START.timestamp() * 1000)
 
 
-def tracker_run(experiment: str, key: str = "cluster-1/4711", **fields) -> TrackerRun:
+def tracker_run(experiment: str, key: str = "", **fields) -> TrackerRun:
+    key = key or f"cluster-1/{experiment}"
     made = TrackerRun(
         key=key,
         root=fields.pop("root", key),
@@ -111,8 +112,8 @@ async def test_a_look_up_finds_it_by_key_alone(target: Target, experiment: str) 
     run, handle = await send(target, tracker_run(experiment))
     (found,) = await target.find(run)
     assert (found.key, found.handle, found.params) == (run.key, handle, run.params)
-    assert await target.find(tracker_run(experiment, key="cluster-1/4712")) == []
-    assert await target.find(tracker_run(experiment + " that is not there")) in ([], ())
+    assert await target.find(tracker_run(experiment, key="cluster-1/4711")) == []
+    assert await target.find(tracker_run(experiment + " not there")) == []
 
 
 @pytest.mark.parametrize("key", ["it's/1", 'say "x"/2', "per%cent_/3", "größe/4"])
@@ -171,7 +172,7 @@ async def test_a_double_on_which_children_hang_stays(
     with pytest.raises(Retry):
         await through.open(run, None)
     second = await through.open(run, None)
-    child = through.fit(tracker_run(experiment, key="cluster-1/4711-child", root=run.key))
+    child = through.fit(tracker_run(experiment, key=run.key + "-child", root=run.key))
     await through.open(child, second)
     commit.set()
     found = await found_in_time(through, run, 3)

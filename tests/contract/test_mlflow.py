@@ -161,6 +161,30 @@ async def test_a_deleted_experiment_is_neither_restored_nor_made_anew(
     assert (await target.open(replace(run, key="another"), None)).experiment_id == handle.experiment_id
 
 
+async def test_a_run_whose_experiment_was_deleted_on_the_way_is_told_so(
+    mlflow_driver: MlflowDriver, target: MlflowTarget, experiment: str
+) -> None:
+    run, handle = await opened(target, tracker_run(experiment))
+    mlflow_driver.client.delete_experiment(handle.experiment_id)
+    for call in (target.write(handle, everything(run)), target.write(handle, Batch(status="Failed"))):
+        with pytest.raises(Refused) as caught:
+            await call
+        assert caught.value.reason == "ExperimentDeleted"
+
+
+async def test_an_experiment_that_someone_renames_keeps_its_runs(
+    mlflow_driver: MlflowDriver, target: MlflowTarget, experiment: str
+) -> None:
+    run, handle = await opened(target, tracker_run(experiment))
+    mlflow_driver.client.rename_experiment(handle.experiment_id, experiment + " (old)")
+    async with calling(mlflow_driver.url) as fresh:
+        (found,) = await fresh.find(run)
+        assert found.handle == handle
+        child = await fresh.open(replace(run, key="child"), found.handle)
+        assert child.experiment_id == handle.experiment_id
+        assert [h.key for h in await fresh.find(run)] == [run.key, "child"]
+
+
 async def test_two_that_make_one_experiment_at_once_share_it(plain_mlflow: Server, experiment: str) -> None:
     async with contextlib.AsyncExitStack() as stack:
         targets = [await stack.enter_async_context(calling(plain_mlflow.url)) for _ in range(4)]

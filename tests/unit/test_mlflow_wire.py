@@ -111,6 +111,19 @@ async def test_what_was_turned_away_at_the_door_is_not_doubtful(
     assert not error.doubtful
 
 
+@pytest.mark.parametrize("action", [Answer(500), Answer(200, b"<<<"), Drop()], ids=repr)
+@pytest.mark.parametrize(
+    ("tail", "batch"), [("log-batch", Batch(tags={"a": "b"})), ("runs/update", Batch(status="Failed"))]
+)
+async def test_a_write_of_unknown_effect_is_doubtful(
+    server: Proxy, target: MlflowTarget, action: Action, tail: str, batch: Batch
+) -> None:
+    answering(server, action, tail)
+    error = await caught(target.write(HANDLE, batch))
+    assert isinstance(error, Retry)
+    assert error.doubtful
+
+
 async def test_a_doubt_about_the_experiment_is_none_about_the_run(server: Proxy, target: MlflowTarget) -> None:
     answering(server, Drop())
     error = await caught(target.open(RUN, None))
@@ -304,6 +317,17 @@ async def test_a_path_in_the_address_is_kept(server: Proxy, path: str) -> None:
         path.rstrip("/") + "/version",
     ]
     await target.close()
+
+
+@pytest.mark.parametrize("address", ["http://", "http://h:99999", "ftp://h/", "nonsense", "http://[::1"])
+async def test_what_is_no_address_is_said_so(address: str) -> None:
+    with pytest.raises(TargetError) as error:
+        target = MlflowTarget(address)
+        try:
+            await target.check()
+        finally:
+            await target.close()
+    assert error.value.reason in ("NotMlflow", "Unreachable")
 
 
 async def test_calls_under_way_end_before_the_connections_go(server: Proxy, target: MlflowTarget) -> None:

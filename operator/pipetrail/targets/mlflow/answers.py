@@ -88,6 +88,7 @@ class Experiments(Frozen, frozen=True):
     """A page of experiments/search."""
 
     experiments: tuple[Experiment, ...] = ()
+    next_page_token: str = ""
 
 
 class CreatedExperiment(Frozen, frozen=True):

@@ -6,6 +6,7 @@ here once more: NaN is the string "NaN", infinities never leave, steps and times
 """
 
 import math
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -68,24 +69,18 @@ def _point(metric: Metric) -> Point | None:
 
 def chunks(found: Sequence[Item]) -> Iterator[list[Item]]:
     """`found` in log-batches that keep all limits; the normal run is one."""
-    waiting: list[Item] = list(found)
-    while waiting:
+    limits = ((Param, PARAMS_A_BATCH), (Tag, TAGS_A_BATCH), (Point, ITEMS_A_BATCH))
+    waiting = [(deque(i for i in found if isinstance(i, kind)), most) for kind, most in limits]
+    while any(queue for queue, _ in waiting):
         chunk: list[Item] = []
-        left: list[Item] = []
-        counts = {Param: PARAMS_A_BATCH, Tag: TAGS_A_BATCH, Point: ITEMS_A_BATCH}
         size = 0
-        for at, item in enumerate(waiting):
-            if len(chunk) == ITEMS_A_BATCH or (chunk and size + _size(item) > BYTES_A_BATCH):
-                left += waiting[at:]
-                break
-            if not counts[type(item)]:
-                left.append(item)
-                continue
-            counts[type(item)] -= 1
-            size += _size(item)
-            chunk.append(item)
+        for queue, most in waiting:
+            room = min(most, ITEMS_A_BATCH - len(chunk))
+            while queue and room and (not chunk or size + _size(queue[0]) <= BYTES_A_BATCH):
+                size += _size(queue[0])
+                chunk.append(queue.popleft())
+                room -= 1
         yield chunk
-        waiting = left
 
 
 def _size(item: Item) -> int:

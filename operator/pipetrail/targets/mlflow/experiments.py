@@ -1,10 +1,15 @@
 """MLflow's experiments by name: remembered once they are known, made where they lack, never restored."""
 
 import asyncio
+from typing import Any, Final
 
 from pipetrail.targets.mlflow.answers import CreatedExperiment, OneExperiment
+from pipetrail.targets.mlflow.answers import Experiments as Listed
 from pipetrail.targets.mlflow.wire import Rejection, Wire
 from pipetrail.targets.target import Refused, Retry
+
+PAGE: Final = 1000
+LOOKED_THROUGH: Final = 5000
 
 
 class Experiments:
@@ -39,6 +44,30 @@ class Experiments:
         async with self._making:
             there = await self.known(name)
             return await self._make(name) if there is None else there
+
+    async def every(self) -> list[str]:
+        """The ids of all experiments, to look for a run whose experiment was given another name."""
+        ids: list[str] = []
+        body: dict[str, Any] = {"max_results": PAGE, "view_type": "ALL"}
+        while True:
+            try:
+                page = await self._wire.call("POST", "experiments/search", Listed, body=body)
+            except Rejection as refusal:
+                raise Refused("Rejected", f"MLflow does not list its experiments: {refusal.text}") from None
+            ids += [e.experiment_id for e in page.experiments]
+            if not page.next_page_token or not page.experiments or len(ids) >= LOOKED_THROUGH:
+                return ids
+            body["page_token"] = page.next_page_token
+
+    async def is_deleted(self, experiment_id: str) -> bool:
+        """True if someone deleted it (and with it its runs)."""
+        try:
+            found = await self._wire.call(
+                "GET", "experiments/get", OneExperiment, query={"experiment_id": experiment_id}
+            )
+        except Rejection:
+            return False
+        return found.experiment.lifecycle_stage != "active"
 
     def forget(self, name: str) -> None:
         """What was known of it does not hold any more."""

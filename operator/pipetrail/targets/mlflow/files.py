@@ -44,13 +44,14 @@ class Said(Frozen, frozen=True):
     retry: bool = False
 
 
-async def upload(wire: Wire, root: str, files: Sequence[File]) -> tuple[Change, ...]:
-    """Bring `files` to the artifact address `root`; what can't be brought is a change."""
+async def upload(wire: Wire, root: str, files: Sequence[File], worker: asyncio.Semaphore) -> tuple[Change, ...]:
+    """Bring `files` to the artifact address `root`; what can't be brought is a change. `worker` bounds processes."""
     parts = urlsplit(root)
     if parts.scheme == "mlflow-artifacts" and not parts.netloc:
         return tuple([c for f in files if (c := await _put(wire, parts.path, f)) is not None])
     if parts.scheme in ("s3", "gs", "wasbs", "abfss", "file", ""):
-        return await _by_worker(root, files)
+        async with worker:
+            return await _by_worker(root, files)
     return _all(files, f"artifacts of this run lie at {parts.scheme or 'an unknown'}:, where we don't write")
 
 

@@ -59,6 +59,7 @@ class MlflowTarget:
         self._wire = Wire(tracking_uri, NoAuth() if auth is None else auth, ca_pem, session_factory)
         self._pages = (ui_uri or self._wire.where).rstrip("/")
         self._experiments = Experiments(self._wire)
+        self._worker = asyncio.Semaphore(1)  # a worker process costs 84 MiB
 
     def __repr__(self) -> str:
         """The address alone."""
@@ -90,9 +91,11 @@ class MlflowTarget:
         A run that someone deleted is not made again: :class:`Refused`. (A double that we deleted has a living twin.)
         """
         experiment = await self._experiments.known(run.experiment)
-        if experiment is None:
-            return ()
-        found = [r for r in await self._search(experiment, run.root) if tags_of(r).get(ROOT_TAG) == run.root]
+        # An experiment that someone has renamed still holds the run.
+        experiments = await self._experiments.every() if experiment is None else [experiment]
+        if not experiments:
+            return []
+        found = [r for r in await self._search(experiments, run.root) if tags_of(r).get(ROOT_TAG) == run.root]
         alive = [r for r in found if r.info.lifecycle_stage == "active"]
         keys = {tags_of(r).get(KEY_TAG) for r in alive}
         for gone in found:
@@ -101,14 +104,18 @@ class MlflowTarget:
         return [held(r, self._pages) for r in in_order(alive, run.root)]
 
     async def open(self, run: TrackerRun, parent: Handle | None) -> Handle:
-        """One runs/create that carries key and tags. An experiment that is not there is made first."""
+        """One runs/create that carries key and tags. An experiment that is not there is made first.
+
+        A child goes where its parent is, whatever that experiment is called by now.
+        """
         tags = {**run.tags, KEY_TAG: run.key, ROOT_TAG: run.root, OPENED_TAG: _stamp()}
         if parent is not None:
             tags[MLFLOW_PARENT if run.nested else PARENT_TAG] = parent.id
         if run.note:
             tags |= {MLFLOW_NOTE: run.note, NOTE_TAG: links.note_digest(run.note)}
+        experiment = parent.experiment_id if parent is not None else ""
         body = {
-            "experiment_id": await self._experiments.needed(run.experiment), "run_name": run.name,
+            "experiment_id": experiment or await self._experiments.needed(run.experiment), "run_name": run.name,
             "start_time": _ms(run.started), "tags": [batches.Tag(key=k, value=v) for k, v in tags.items()],
         }  # fmt: skip
         try:
@@ -116,6 +123,8 @@ class MlflowTarget:
         except Rejection as refusal:
             self._experiments.forget(run.experiment)
             if refusal.code == "RESOURCE_DOES_NOT_EXIST":
+                if experiment:
+                    raise Refused("RunGone", f"experiment {experiment} of the run is no longer in MLflow") from None
                 raise Retry("Unreachable", f"experiment {run.experiment!r} is gone: it is looked up again") from None
             if "must be in the 'active' state" in refusal.text:
                 raise deleted(run.experiment) from None
@@ -135,7 +144,7 @@ class MlflowTarget:
             await self._update(handle, batch.status, batch.finished)
         if batch.files:
             root = handle.artifacts or (await self._get(handle)).info.artifact_uri
-            changes += await files.upload(self._wire, root, batch.files)
+            changes += await files.upload(self._wire, root, batch.files, self._worker)
         return Receipt(changes=tuple(changes))
 
     async def discard(self, handle: Handle) -> None:
@@ -149,10 +158,10 @@ class MlflowTarget:
         if KEY_TAG not in tags_of(run):
             raise Refused("NotOurs", f"run {handle.id} does not carry a key of ours: it is left alone")
         try:
-            await self._wire.call("POST", "runs/delete", Nothing, body={"run_id": handle.id})
+            await self._wire.call("POST", "runs/delete", Nothing, body={"run_id": handle.id}, changes=True)
         except Rejection as refusal:
-            if _dead(handle, refusal) is None:
-                raise _refusal(handle, refusal) from None
+            if await self._dead(handle, refusal) is None:
+                raise await self._refusal(handle, refusal) from None
 
     async def read(self, handle: Handle) -> Held:
         """Everything, every point."""
@@ -169,9 +178,9 @@ class MlflowTarget:
         """Let calls under way end, then give connections back."""
         await self._wire.close()
 
-    async def _search(self, experiment: str, root: str) -> list[Run]:
+    async def _search(self, experiments: Sequence[str], root: str) -> list[Run]:
         body: dict[str, Any] = {
-            "experiment_ids": [experiment], "filter": f"tags.`{ROOT_TAG}` = {_quoted(root)}", "run_view_type": "ALL",
+            "experiment_ids": experiments, "filter": f"tags.`{ROOT_TAG}` = {_quoted(root)}", "run_view_type": "ALL",
             "max_results": PAGE_RUNS, "order_by": ["attributes.start_time ASC"],
         }  # fmt: skip
         found: list[Run] = []
@@ -192,7 +201,7 @@ class MlflowTarget:
         try:
             run = (await self._wire.call("GET", "runs/get", OneRun, query={"run_id": handle.id})).run
         except Rejection as refusal:
-            raise _refusal(handle, refusal) from None
+            raise await self._refusal(handle, refusal) from None
         if run.info.lifecycle_stage != "active":
             raise _deleted(handle.id, run.info.run_name)
         return run
@@ -205,7 +214,7 @@ class MlflowTarget:
                 try:
                     page = await self._wire.call("GET", "metrics/get-history", History, query=query)
                 except Rejection as refusal:
-                    raise _refusal(handle, refusal) from None
+                    raise await self._refusal(handle, refusal) from None
                 found += map(metric, page.metrics)
                 if not page.next_page_token or not page.metrics:
                     return found
@@ -225,9 +234,9 @@ class MlflowTarget:
     ) -> None:
         """Send `chunk`; if MLflow refuses it, send its parts until what it refuses stands alone."""
         try:
-            await self._wire.call("POST", "runs/log-batch", Nothing, body=batches.body(handle.id, chunk))
+            await self._wire.call("POST", "runs/log-batch", Nothing, body=batches.body(handle.id, chunk), changes=True)
         except Rejection as refusal:
-            if (dead := _dead(handle, refusal)) is not None:
+            if (dead := await self._dead(handle, refusal)) is not None:
                 raise dead from None
             if len(chunk) == 1 or next(tries) >= ISOLATING_MOST:
                 changes += [batches.refused(item, refusal.text) for item in chunk]
@@ -242,9 +251,22 @@ class MlflowTarget:
         elif status == "Running":
             body["end_time"] = 0  # a reopened run: MLflow would keep the old end
         try:
-            await self._wire.call("POST", "runs/update", Nothing, body=body)
+            await self._wire.call("POST", "runs/update", Nothing, body=body, changes=True)
         except Rejection as refusal:
-            raise _refusal(handle, refusal) from None
+            raise await self._refusal(handle, refusal) from None
+
+    async def _refusal(self, handle: Handle, refusal: Rejection) -> Refused:
+        return await self._dead(handle, refusal) or Refused("Rejected", f"run {handle.id}: {refusal.text}")
+
+    async def _dead(self, handle: Handle, refusal: Rejection) -> Refused | None:
+        """If the run itself is the trouble, not what is sent to it: why."""
+        if refusal.code == "RESOURCE_DOES_NOT_EXIST":
+            return Refused("RunGone", f"run {handle.id} is no longer in MLflow")
+        if "must be in the 'active' state" not in refusal.text:
+            return None
+        if handle.experiment_id and await self._experiments.is_deleted(handle.experiment_id):
+            return deleted(handle.experiment_id)
+        return _deleted(handle.id, "")
 
 
 def _ms(time: datetime) -> int:
@@ -262,19 +284,6 @@ def _stamp() -> str:
 def _quoted(value: str) -> str:
     """As a string of MLflow's filters, which know no escape: the other quote if one is in it."""
     return f'"{value}"' if "'" in value else f"'{value}'"
-
-
-def _dead(handle: Handle, refusal: Rejection) -> Refused | None:
-    """The run itself is the trouble, not what is sent to it."""
-    if refusal.code == "RESOURCE_DOES_NOT_EXIST":
-        return Refused("RunGone", f"run {handle.id} is no longer in MLflow")
-    if "must be in the 'active' state" in refusal.text:
-        return _deleted(handle.id, "")
-    return None
-
-
-def _refusal(handle: Handle, refusal: Rejection) -> Refused:
-    return _dead(handle, refusal) or Refused("Rejected", f"run {handle.id}: {refusal.text}")
 
 
 def _deleted(run_id: str, name: str) -> Refused:

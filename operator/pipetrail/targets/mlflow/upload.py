@@ -5,6 +5,7 @@
 
 import base64
 import os
+import re
 import sys
 import tempfile
 from pathlib import Path
@@ -13,6 +14,10 @@ from urllib.parse import unquote, urlsplit
 import msgspec
 
 from pipetrail.targets.mlflow.files import Errand, Said
+
+_MAY_PASS = re.compile(
+    r"timed? ?out|connection|throttl|slow ?down|unavailable|internal ?error|try again", re.IGNORECASE
+)
 
 
 def main() -> int:
@@ -48,17 +53,17 @@ def _run(errand: Errand) -> Said:
                 repository.log_artifact(str(local), os.path.dirname(name) or None)  # type: ignore[no-untyped-call]
     except ImportError as error:
         return Said(reason=f"the store's own package is missing ({error.name}): add it, or let MLflow serve artifacts")
-    except (OSError, TimeoutError) as error:
-        return Said(
-            reason=f"{parts.scheme or 'file'}: {type(error).__name__}: {error.strerror}"[:300], retry=_passing(error)
-        )
     except Exception as error:  # noqa: BLE001  stores' packages share no base class
-        return Said(reason=f"{parts.scheme}: {type(error).__name__}: the store did not take it"[:300])
+        # Not its text: it may hold an address with a signature.
+        return Said(reason=f"the store did not take it: {type(error).__name__}", retry=_passing(error))
     return Said()
 
 
-def _passing(error: OSError) -> bool:
-    return isinstance(error, TimeoutError | ConnectionError)
+def _passing(error: Exception) -> bool:
+    """Whether the next try may work.."""
+    return isinstance(error, ConnectionError | TimeoutError) or bool(
+        _MAY_PASS.search(f"{type(error).__name__} {error}")
+    )
 
 
 if __name__ == "__main__":

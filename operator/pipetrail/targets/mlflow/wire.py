@@ -67,9 +67,14 @@ class Wire:
     def __init__(
         self, address: str, auth: Auth, ca_pem: str | None = None, make_session: SessionFactory = session
     ) -> None:
-        self._base = URL(address)
+        try:
+            self._base = URL(address)
+            self.where = str(self._base.with_user(None).with_query(None).with_fragment(None)).rstrip("/")
+        except ValueError:
+            raise Unusable(
+                "NotMlflow", "the address is none that can be called: see backend.mlflow.trackingUri"
+            ) from None
         self._path = self._base.raw_path.rstrip("/")
-        self.where = str(self._base.with_user(None).with_query(None).with_fragment(None)).rstrip("/")
         self._headers = {**header(auth), "Accept": "application/json"}
         self._secrets = secrets(auth)
         self._tls = _trust(ca_pem) if ca_pem is not None else None
@@ -85,8 +90,8 @@ class Wire:
     ) -> T:  # fmt: skip
         """Call `path` of the API and decode its answer.
 
-        `changes` says that the call makes something that a second call would make again: then what is unclear is
-        doubtful. Raises :class:`Rejection` and :class:`TargetError`.
+        `changes` says that the call changes the run, so that it is doubtful where its effect is unknown. Raises
+        :class:`Rejection` and :class:`TargetError`.
         """
         data = None if body is None else msgspec.json.encode(body)
         raw = await self._send(method, API + path, data, "application/json", query, changes=changes)
