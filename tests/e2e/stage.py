@@ -7,6 +7,7 @@ a cluster and these tests restart it; with ``--context`` it is the user's own, w
 import asyncio
 import contextlib
 import json
+import os
 import subprocess
 import sys
 import time
@@ -23,7 +24,7 @@ from pipetrail.kube import ARGO, TRACKED_RUNS, ApiError, Kube, KubeError
 
 ROOT: Final = Path(__file__).parents[2]
 RECORDINGS: Final = ROOT / "tests" / "data" / "argo"
-NAME: Final = "e2e"
+NAME: Final = os.environ.get("PIPETRAIL_E2E_CLUSTER", "e2e")
 
 
 def tool(*arguments: str, timeout_s: float = 3600) -> subprocess.CompletedProcess[str]:
