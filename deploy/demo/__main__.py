@@ -142,6 +142,8 @@ class Demo:
             cluster = parts.local_cluster(self._book, say, pods=self._pods)
             parts.local_namespace(cluster, self._namespace)
         cluster.run("apply", "--server-side", "--force-conflicts", "-f", str(parts.REPO / "crds"))
+        # The operator looks for them once it starts, and again only seconds later.
+        cluster.run("wait", "--for=condition=Established", "--timeout=60s", "-f", str(parts.REPO / "crds"))
         say("Pipetrail's resource definitions are applied")
         operator = Operator(self._book, cluster, self._namespace)
         operator.start()
