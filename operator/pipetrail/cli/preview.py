@@ -14,7 +14,7 @@ import yaml
 from pipetrail import api, capture, recording, redact
 from pipetrail.cli import tables
 from pipetrail.cli.options import Context, Namespace, Output, fail, one_line
-from pipetrail.record import Record, plain
+from pipetrail.record import Partial, Record, plain
 from pipetrail.sources import Reading, argo
 from pipetrail.targets.target import TrackerRun
 
@@ -126,8 +126,13 @@ def _stored(recorded: Path | None, file: Path | None, cluster: str, target: api.
         raise typer.BadParameter(f"{file} holds no Workflow: give one, as kubectl get -o yaml does", param_hint="-f")
     if not isinstance(body.get("metadata"), dict):
         raise typer.BadParameter(f"{file}: the Workflow has no metadata", param_hint="-f")
-    # What its artifacts and logs hold can't be had from a file; the record says so.
-    return redact.redact(argo.read(body, argo.RunFacts(), cluster=cluster).record)
+    reading = argo.read(body, argo.RunFacts(), cluster=cluster)
+    record = reading.record
+    if reading.files or reading.logs:
+        said = f"{len(reading.files)} artifacts and {len(reading.logs)} logs: a file holds the Workflow alone"
+        unread = Partial(reason="NotInTheFile", message=said)
+        record = msgspec.structs.replace(record, partial=(*record.partial, unread))
+    return redact.redact(record)
 
 
 def _read(path: Path, option: str) -> Any:

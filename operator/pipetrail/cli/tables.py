@@ -58,6 +58,10 @@ def runs(shown: Iterable[TrackerRun]) -> None:
         if len(run.metrics) > MAX_ROWS:
             out.print(f"and {len(run.metrics) - MAX_ROWS} more points (-o json shows all)")
         _pairs(out, "TAG", run.tags.items())
+        if run.note:
+            out.print("DESCRIPTION")
+            out.print(Text("\n".join(f"  {line}" for line in run.note.splitlines())))
+            out.print()
         for file in run.files:
             out.print(Text(f"file {file.path}, {len(file.data)} bytes"))
         for change in run.changes:
