@@ -222,6 +222,8 @@ class Watches:
                 stop_flag=stop,
             )
         finally:
+            # kopf waits for `stop` in a thread of the loop's executor, and the loop ends only when that thread has.
+            stop.set()
             await kube.close()
 
     def watch(self, kinds: Kinds) -> None:
