@@ -273,6 +273,7 @@ class Telling:
         self._pods: dict[str, str] = {}
 
     def about(self, event: Event) -> Iterator[str]:
+        """A line for each thing that changed with this event."""
         status = event.body.get("status") or {}
         name = str(event.body["metadata"]["name"])
         if event.type == "DELETED":
