@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import math
+import os
 import sys
 import urllib.parse
 from collections.abc import AsyncIterator
@@ -368,6 +369,25 @@ async def test_a_file_that_cannot_be_brought_is_a_change(
     (change,) = receipt.changes
     assert (change.item, change.key, change.reason) == ("file", "pipetrail/artifacts.json", "FileNotUploaded")
     assert says in change.detail
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="reads /proc")
+async def test_an_upload_that_is_given_up_leaves_no_process(
+    target: MlflowTarget, experiment: str, tmp_path: Path
+) -> None:
+    def children() -> set[str]:
+        return set(Path(f"/proc/self/task/{os.getpid()}/children").read_text().split())
+
+    _, handle = await opened(target, tracker_run(experiment))
+    before = children()
+    root = (tmp_path / "run" / "artifacts").as_uri()
+    upload = asyncio.create_task(target.write(replace(handle, artifacts=root), Batch(files=FILES)))
+    await asyncio.sleep(0.3)
+    assert children() > before
+    upload.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await upload
+    assert children() == before
 
 
 async def test_a_server_that_serves_no_artifacts_still_gets_all_else(
