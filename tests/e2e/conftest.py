@@ -3,7 +3,9 @@
 import asyncio
 import contextlib
 import json
+import secrets
 import shutil
+import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -30,12 +32,11 @@ def own_cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
     made = Cluster(env["kubeconfig"], env["context"], str(Path(env["bin"]) / "kubectl"), env)
     ask = Kubectl(made)
     ask("apply", "--server-side", "--force-conflicts", "-f", str(ROOT / "crds"))
-    ask(
-        "wait",
-        "--for=condition=Established",
-        "--timeout=30s",
-        *[f"crd/{c['metadata']['name']}" for c in api.crds().values()],
-    )
+    names = [f"crd/{crd['metadata']['name']}" for crd in api.crds().values()]
+    for _ in range(20):  # kubectl's wait fails on a resource that has no status yet
+        if ask("wait", "--for=condition=Established", "--timeout=30s", *names, check=False).code == 0:
+            break
+        time.sleep(0.5)
     yield made
     if not there:
         tool("down")
@@ -57,8 +58,6 @@ def tracker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[real_mlflow.Se
 @pytest_asyncio.fixture
 async def stage(own_cluster: Cluster, own_kubectl: Kubectl) -> AsyncIterator[Stage]:
     """A namespace of this test's own, ready for runs."""
-    import secrets
-
     name = f"e2e-{secrets.token_hex(4)}"
     async with await connect(own_cluster) as connection:
         made = Stage(own_cluster, connection, name)
