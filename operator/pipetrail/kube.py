@@ -58,6 +58,8 @@ class Kube:
         configuration.retries = None  # a retry is the caller's decision
         self._api = k8s.ApiClient(configuration)
         self._on_write = on_write
+        self._context: str | None = None
+        self._from_file = False
 
     @classmethod
     async def connect(cls, context: str | None = None, *, on_write: Callable[[str, str], None] | None = None) -> Self:
@@ -72,15 +74,36 @@ class Kube:
                 )
         except (k8s_config.ConfigException, OSError, TypeError) as error:
             raise KubeError(f"no cluster to talk to: {error}; set KUBECONFIG or pass --context") from None
-        return cls(configuration, on_write=on_write)
+        made = cls(configuration, on_write=on_write)
+        made._context = context
+        made._from_file = context is not None or "KUBERNETES_SERVICE_HOST" not in os.environ
+        return made
 
     @property
     def host(self) -> str:
         """Address of the API server."""
         return str(self._api.configuration.host)
 
+    async def renew(self) -> bool:
+        """Read the token anew where it lies: the one that we have is no longer taken. True if there is another one.
+
+        In a pod the client does so by itself every minute.
+        """
+        if not self._from_file:
+            return False
+        fresh = k8s.Configuration()
+        try:
+            await k8s_config.load_kube_config(context=self._context, client_configuration=fresh, persist_config=False)
+        except (k8s_config.ConfigException, OSError, TypeError):
+            return False
+        mine = self._api.configuration
+        changed = bool(fresh.api_key != mine.api_key)
+        mine.api_key = fresh.api_key
+        return changed
+
     async def credentials(self) -> dict[str, Any]:
         """What kopf needs to log in as the same user; a token that is refreshed is read anew each time."""
+        await self.renew()
         configuration = self._api.configuration
         setting = (await configuration.auth_settings()).get("BearerToken") or {}
         scheme, _, token = str(setting.get("value") or "").partition(" ")
@@ -201,6 +224,12 @@ class Kube:
                     method, path, timeout_s=timeout_s, query=query, body=body,
                     content_type=content_type, metadata_only=metadata_only,
                 )  # fmt: skip
+                if response.status == 401 and await self.renew():
+                    response.release()
+                    response = await self._send(
+                        method, path, timeout_s=timeout_s, query=query, body=body,
+                        content_type=content_type, metadata_only=metadata_only,
+                    )  # fmt: skip
                 try:
                     if response.status >= 400:
                         raise await _error(response, call)
