@@ -97,8 +97,8 @@ def _show(rows: list[dict[str, Any]], run: str, namespace: str) -> None:
         )
         return
     table = Table(box=None, pad_edge=False)
-    for name in ("TARGET", "RECORDS", "RULE", "WHY", "SYNC"):
+    for name in ("TARGET", "RECORDS", "RULE", "SYNC", "WHY"):
         table.add_column(name, overflow="fold")
     for row in rows:
-        table.add_row(row["target"], "yes" if row["records"] else "no", row["rule"], row["why"], row.get("sync", "-"))
+        table.add_row(row["target"], "yes" if row["records"] else "no", row["rule"], row.get("sync", "-"), row["why"])
     out.print(table)
