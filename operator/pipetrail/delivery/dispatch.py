@@ -24,11 +24,15 @@ from pipetrail.kube import Kube, KubeError
 from pipetrail.readers import Reader
 from pipetrail.settings import Settings
 from pipetrail.sources import argo
-from pipetrail.targets.target import Refused, Retry, Unauthorised, Unusable
+from pipetrail.targets.target import Refused, Retry, TargetError, Unauthorised, Unusable
 
 KEEP_SETTLED_S: Final = 90.0
 """A settled run stays in memory this long: nodes of a killed run get outputs late, doubts are looked at after 60 s."""
 POISON_PAUSE_S: Final = 60.0
+API_PAUSE_MOST_S: Final = 60.0
+OF_ONE_RUN: Final = frozenset({"PermissionDenied", "NotMlflow"})
+"""What a tracker, or a proxy before it, may hold against one run alone (its experiment, one odd body). Only when runs
+fail one after another is it the target's trouble: else one run that names another's experiment would stop all."""
 
 
 class Dispatch:
@@ -105,9 +109,11 @@ class Dispatch:
         """A target appeared, changed or went."""
         match found:
             case _ if deleted:
-                self._spawn(self._target_gone(found.ref))
+                seat = self.roster.get(found.ref)
+                if seat is None or found.uid in ("", seat.found.uid):  # else one of the same name stands already
+                    self._spawn(self._target_gone(found.ref, self.roster.remove(found.ref)))
             case api.InvalidTarget():
-                self._spawn(self.roster.invalid(found))
+                self._spawn(self.roster.invalid(found, self.roster.remove(found.ref)))
             case api.FoundTarget():
                 if self.roster.upsert(found):
                     self.survey.due.set()
@@ -132,17 +138,14 @@ class Dispatch:
     def takers(self, header: argo.Header) -> list[Seat]:
         """Targets for which something of this run is not settled: cheap, from the header alone."""
         remembered = self.runs.get(header.uid) is not None
-        found = []
-        for seat in self.roster.over(header.namespace):
-            entry = self.book.get(header.uid, seat.ref)
-            if entry is None:
-                takes = isinstance(self.decide(seat, header), policy.Taken)
-            else:
-                open_still = not entry.settled or bool(entry.status.doubtful_at) or entry.reopened(header.generation)
-                takes = remembered or open_still
-            if takes:
-                found.append(seat)
-        return found
+        return [seat for seat in self.roster.over(header.namespace) if self._takes(seat, header, remembered=remembered)]
+
+    def _takes(self, seat: Seat, header: argo.Header, *, remembered: bool) -> bool:
+        entry = self.book.get(header.uid, seat.ref)
+        if entry is None:
+            return isinstance(self.decide(seat, header), policy.Taken)
+        open_still = not entry.settled or bool(entry.status.doubtful_at) or entry.reopened(header.generation)
+        return remembered or open_still
 
     def _offer(self, state: RunState) -> None:
         state.settled_at = None
@@ -164,28 +167,31 @@ class Dispatch:
         state = self.runs.get(uid)
         if state is None:
             return Done()
-        if seat.courier is None:
+        courier = seat.courier
+        if courier is None:
             return Halt()
         run, target = run_name(state), str(seat.ref)
         try:
-            verdict = await self._deliveries.deliver(seat, seat.courier, state)
+            verdict = await self._deliveries.deliver(seat, courier, state)
         except Retry as error:
-            return await self._failing(seat, state, error)
+            return await self._failing(seat, state, error, error.after_s)
         except (Unauthorised, Unusable) as error:
-            self.roster.troubled(seat, error)
-            return Halt()
+            if error.reason in OF_ONE_RUN and seat.lane.breaker == "Closed":
+                return await self._failing(seat, state, error)
+            if seat.courier is courier:
+                self.roster.troubled(seat, error)
+            return Halt() if seat.courier is None else Later(after_s=1.0, trouble=False)
         except Refused as error:
-            await self._dead(seat, state, error.reason, error.message)
-            return Done()
+            return await self._dead(seat, state, error.reason, error.message)
         except Lost as error:
             observe.log().warning("claim lost", run=run, target=target, cause=str(error))
-            state.progress.pop(seat.ref, None)
-            state.lost.add(seat.ref)
-            self.book.drop(uid, seat.ref)  # the intent finds it again, as whoever took it has left it
+            await self._let_go(seat, state)
             return Later(after_s=5.0, trouble=False)
         except KubeError as error:
             observe.log().warning("api server", run=run, target=target, cause=str(error))
-            return Later(after_s=2.0, trouble=False)
+            state.api_failures += 1
+            return Later(after_s=min(API_PAUSE_MOST_S, 2.0 ** min(state.api_failures, 16)), trouble=False)
+        state.api_failures = 0
         progress = state.progress.get(seat.ref)
         if progress is not None:
             progress.failing_since = None
@@ -193,36 +199,54 @@ class Dispatch:
             self._settled.set()
         return verdict
 
-    async def _failing(self, seat: Seat, state: RunState, error: Retry) -> Verdict:
+    async def _let_go(self, seat: Seat, state: RunState) -> None:
+        """Someone else wrote the TrackedRun: go on from what they left, and look first at what they may have made."""
+        state.progress.pop(seat.ref, None)
+        state.lost.add(seat.ref)
+        entry = self.book.get(state.uid, seat.ref)
+        try:
+            there = None if entry is None else await self._ledger.read(entry.namespace, entry.name)
+        except KubeError:
+            return  # what we hold is out of date: its next write is lost too, and leads here again
+        if there is None:
+            self.book.drop(state.uid, seat.ref)
+        else:
+            self.book.add(there)
+
+    async def _failing(self, seat: Seat, state: RunState, error: TargetError, after_s: float | None = None) -> Verdict:
         progress = state.progress.get(seat.ref)
         observe.count("retries")
         if progress is None:
-            return Later(after_s=error.after_s)
+            return Later(after_s=after_s)
         now = _now()
         if progress.failing_since is None:
             progress.failing_since = now
             run = run_name(state)
             observe.log().warning("retrying", run=run, target=str(seat.ref), reason=error.reason, cause=error.message)
         elif now - progress.failing_since > api.seconds(seat.spec.delivery.max_elapsed):
-            await self._dead(seat, state, "MaxElapsed", f"tried for {seat.spec.delivery.max_elapsed}: {error.message}")
-            return Done()
-        return Later(after_s=error.after_s)
+            said = f"tried for {seat.spec.delivery.max_elapsed}: {error.message}"
+            return await self._dead(seat, state, "MaxElapsed", said)
+        return Later(after_s=after_s)
 
-    async def _dead(self, seat: Seat, state: RunState, reason: str, message: str) -> None:
+    async def _dead(self, seat: Seat, state: RunState, reason: str, message: str) -> Verdict:
         """A dead letter: the TrackedRun says why, and stays until it is sent again or deleted."""
         observe.count("failed")
         run = run_name(state)
         observe.log().error("refused", run=run, target=str(seat.ref), reason=reason, cause=message)
         progress = state.progress.get(seat.ref)
         if progress is None:
-            return
+            return Done()
         try:
             progress.entry = await self._ledger.write(
                 progress.entry, phase="Failed", reason=reason, message=message[: ledgers.MAX_TEXT],
                 changes=ledgers.changes(progress.changes),
             )  # fmt: skip
         except (KubeError, Lost) as error:
+            # Not said is not settled: nothing would look at it again.
             observe.log().warning("dead letter not written", run=run, cause=str(error))
+            if isinstance(error, Lost):
+                await self._let_go(seat, state)
+            return Later(after_s=POISON_PAUSE_S, trouble=False)
         entry = progress.entry
         self.book.add(entry)
         involved = {
@@ -230,13 +254,16 @@ class Dispatch:
         }  # fmt: skip
         await post_event(self._kube, entry.namespace, involved, "Warning", reason, message)
         state.settled_at = _now()
+        return Done()
 
-    async def _target_gone(self, ref: TargetRef) -> None:
+    async def _target_gone(self, ref: TargetRef, ending: Coroutine[Any, Any, None]) -> None:
         """No finalizer: the lane stops, what is unsettled is Stopped, nothing in the tracker is touched."""
-        await self.roster.remove(ref)
         for state in self.runs.all():
             state.progress.pop(ref, None)
+        await ending
         for entry in self.book.all():
+            if self.roster.get(ref) is not None:
+                return  # made anew meanwhile: it goes on with them
             if entry.spec.target != ref or entry.settled or entry.status.phase == "Stopped":
                 continue
             said = f"{ref} was deleted; a target of the same name resumes it"
@@ -262,8 +289,10 @@ class Dispatch:
         """Forget what is settled, retire TrackedRuns whose time is over, show counts."""
         now = _now()
         for state in self.runs.all():
-            settled = state.settled_at is not None and now - state.settled_at > KEEP_SETTLED_S
-            if settled or not self.takers(state.header):
+            rested = state.settled_at is not None and now - state.settled_at > KEEP_SETTLED_S
+            # One target has it all; another may still wait for its tracker, and for a last body that is only here.
+            seats = self.roster.over(state.header.namespace)
+            if not any(self._takes(seat, state.header, remembered=not rested) for seat in seats):
                 self.runs.forget(state.uid)
         for entry in self.book.retired(now, self._settings.history_ttl_s):
             try:

@@ -8,8 +8,8 @@ or a mended tracker needs no restart and no watch on Secrets.
 import asyncio
 import base64
 import binascii
-from collections.abc import Awaitable, Callable
-from typing import Final
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Final
 
 from pipetrail import api, observe, targets
 from pipetrail.api import Condition, ConfigMapKeyRef, SecretKeyRef, SyncCounts, TargetRef, TargetSpec, TargetStatus
@@ -93,41 +93,54 @@ class Roster:
         """A target was added or changed. True if runs have to be looked at again."""
         seat = self._seats.get(found.ref)
         if seat is None:
-            delivery = found.spec.delivery
-            lane = Lane(
-                lambda key: self._work(self._seats[found.ref], key),
-                concurrency=delivery.concurrency,
-                requests_per_second=delivery.requests_per_second,
-            )
-            lane.halt()
-            seat = self._seats[found.ref] = Seat(found, lane)
+            seat = self._seats[found.ref] = self._seated(found)
             self._tasks[found.ref] = asyncio.create_task(self._serve(seat), name=f"target {found.ref}")
             return True
-        if found.generation == seat.found.generation and found.uid == seat.found.uid:
+        if not _newer(found, seat.found):
             return False
         seat.found = found
         seat.lane.limit(
             concurrency=found.spec.delivery.concurrency, requests_per_second=found.spec.delivery.requests_per_second
         )
         seat.lane.halt()
-        seat.courier = None
+        seat.courier = seat.trouble = None
         seat.stir.set()
         return True
 
-    async def invalid(self, invalid: api.InvalidTarget) -> None:
-        """A target that no version of ours can read: say so on the object, once."""
-        await self.remove(invalid.ref)
+    def _seated(self, found: api.FoundTarget) -> Seat:
+        seat: Seat
+        delivery = found.spec.delivery
+        lane = Lane(
+            lambda key: self._work(seat, key),
+            concurrency=delivery.concurrency,
+            requests_per_second=delivery.requests_per_second,
+        )
+        lane.halt()
+        seat = Seat(found, lane)
+        return seat
+
+    async def invalid(self, invalid: api.InvalidTarget, ending: Coroutine[Any, Any, None]) -> None:
+        """A target that no version of ours can read: say so on the object, once. `ending` is :meth:`remove`'s."""
+        await ending
+        if self._seats.get(invalid.ref) is not None:
+            return  # mended meanwhile
         accepted = condition("Accepted", "False", invalid.reason, invalid.message, invalid.generation, None)
         ready = condition("Ready", "False", invalid.reason, invalid.message, invalid.generation, None)
         status = TargetStatus(observed_generation=invalid.generation, conditions=(accepted, ready))
         await self._patch(invalid.ref, status)
 
-    async def remove(self, ref: TargetRef) -> None:
-        """A target is gone: its lane stops at once; what it had open is stopped by the caller."""
-        seat = self._seats.pop(ref, None)
-        task = self._tasks.pop(ref, None)
+    def remove(self, ref: TargetRef) -> Coroutine[Any, Any, None]:
+        """A target is gone: from now on nothing is started for it. What is returned waits for what is under way.
+
+        It is gone at once, not when someone has waited: one that is made anew meanwhile has a seat of its own.
+        """
+        seat, task = self._seats.pop(ref, None), self._tasks.pop(ref, None)
         if task is not None:
             task.cancel()
+        return self._end(seat, task)
+
+    async def _end(self, seat: Seat | None, task: asyncio.Task[None] | None) -> None:
+        if task is not None:
             await asyncio.wait([task], timeout=5)
         if seat is not None and seat.target is not None:
             await seat.target.close()
@@ -153,13 +166,13 @@ class Roster:
         lane = asyncio.create_task(seat.lane.run(), name=f"lane {seat.ref}")
         try:
             while True:
+                seat.stir.clear()  # before the look: an edit or a trouble that comes during it asks for another
                 try:
                     healthy = await self._attend(seat)
                 except Exception as error:  # noqa: BLE001  an attendant that dies would leave its target alone for ever
                     observe.count("handler_errors")
                     observe.log().error("target not looked after", target=str(seat.ref), error=observe.where(error))
                     healthy = False
-                seat.stir.clear()
                 try:
                     async with asyncio.timeout(LOOK_HEALTHY_S if healthy else LOOK_TROUBLED_S):
                         await seat.stir.wait()
@@ -180,16 +193,18 @@ class Roster:
             seat.lane.halt()
             await self._say(seat, "Suspended", "spec.suspend is true: runs wait, nothing is sent")
             return True
+        found = seat.found
         try:
-            connected = await targets.connect(seat.spec.backend, lambda ref: self._resolve(seat, ref))
+            connected = await targets.connect(found.spec.backend, lambda ref: self._resolve(seat, ref))
         except RefError as error:
             await self._say(seat, error.reason, str(error), resolved=False)
             return False
         except TargetError as error:
             await self._say(seat, error.reason, error.message)
             return False
+        version = seat.version
         try:
-            health = await connected.check()
+            version = (await connected.check()).version
         except Retry as error:
             # It may be back any moment, and lane's breaker probes more often than we look: let it.
             healthy, reason, message = False, "Unreachable", error.message
@@ -197,9 +212,15 @@ class Roster:
             await connected.close()
             await self._say(seat, error.reason, error.message)
             return False
+        except BaseException:
+            await connected.close()
+            raise
         else:
             healthy, reason, message = True, "Ready", "runs are recorded as they complete"
-            seat.version = health.version
+        if seat.found is not found:
+            await connected.close()  # it leads to where the target led before an edit: look again, at once
+            return False
+        seat.version, seat.trouble = version, None  # a trouble that came meanwhile was the old connection's
         old, seat.target = seat.target, connected
         seat.courier = Courier(connected, self._ledger, seat.lane.limiter, observe.count)
         if old is not None:
@@ -279,6 +300,13 @@ class Roster:
             **({"namespace": seat.ref.namespace} if seat.ref.namespace else {}),
         }  # fmt: skip
         await post_event(self._kube, seat.ref.namespace or "default", involved, kind, reason, message)
+
+
+def _newer(found: api.FoundTarget, known: api.FoundTarget) -> bool:
+    """Events of one object come in order, those of two that had one name after another may not."""
+    if found.uid == known.uid:
+        return found.generation > known.generation
+    return found.created >= known.created
 
 
 def path(ref: TargetRef) -> str:

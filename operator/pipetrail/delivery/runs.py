@@ -33,6 +33,7 @@ class RunState:
         self.lost: set[TargetRef] = set()  # claims that someone else took: what they made is looked up first
         self.last_body: bytes | None = None
         self.facts_known = True
+        self.api_failures = 0  # in a row
         self.met_at = asyncio.get_running_loop().time()
         self.settled_at: float | None = None
 
