@@ -19,6 +19,7 @@ from pipetrail.record import Record
 from pipetrail.targets.target import Batch, Change, Handle, Held, Refused, Retry, Target, TrackerRun, Tree
 
 LOOK_AGAIN_S: Final = 60.0
+OUTCOME_TAG: Final = "pipetrail.outcome"
 
 
 class Progress:
@@ -109,14 +110,22 @@ class Courier:
         await self._settle(progress, fitted, record)
         return True
 
-    async def close_lost(self, progress: Progress, run: TrackerRun) -> None:
-        """Close what is there of a run that vanished unseen: Killed, at no time that we could know."""
+    async def close_lost(self, progress: Progress, run: TrackerRun) -> str:
+        """Close what is there of a run that vanished unseen: Killed, at no time that we could know.
+
+        A parent is told its end last. So where it has one, all has arrived and only the ledger does not know it: then
+        nothing is touched, and the outcome that the tracker shows is returned (else an empty text).
+        """
         await self._look(progress, Tree(parent=run))
-        for handle in progress.handles.values():
-            async with asyncio.timeout(60):
+        parent = progress.delivered.get(run.key)
+        if parent is not None and parent.status not in (None, "Running"):
+            shown = parent.tags.get(OUTCOME_TAG, "")
+            return "" if shown == "deleted" else shown
+        for key, handle in progress.handles.items():
+            if progress.delivered[key].status == "Running":
                 await self._limiter.acquire()
-                closing = Batch(tags={"pipetrail.outcome": "deleted"}, status="Killed")
-                await self._target.write(handle, closing)
+                await self._target.write(handle, Batch(tags={OUTCOME_TAG: "deleted"}, status="Killed"))
+        return ""
 
     def _clock(self) -> float:
         return asyncio.get_running_loop().time()

@@ -95,6 +95,10 @@ class Lane:
         """Keys that are being worked on now."""
         return len(self._busy)
 
+    def working(self, key: str) -> bool:
+        """True while `key` is being worked on."""
+        return key in self._busy
+
     @property
     def breaker(self) -> Breaker:
         """Closed: all is well. Open: pausing. HalfOpen: one key is tried."""

@@ -10,20 +10,23 @@ import datetime as dt
 from collections.abc import Callable, Sequence
 
 from pipetrail import observe
+from pipetrail.api import TargetRef
 from pipetrail.delivery import ledger as ledgers
 from pipetrail.delivery.book import Book
 from pipetrail.delivery.courier import Progress
-from pipetrail.delivery.ledger import Entry, Ledger, Lost
+from pipetrail.delivery.ledger import MAX_TEXT, Entry, Ledger, Lost
 from pipetrail.delivery.roster import Roster, Seat
 from pipetrail.delivery.runs import Runs, RunState
 from pipetrail.kube import ARGO, ApiError, Kube, KubeError, collections
 from pipetrail.readers import argo as objects
 from pipetrail.sources import argo
-from pipetrail.targets.target import TargetError, TrackerRun
+from pipetrail.targets.target import Refused, TargetError, TrackerRun
 
 MAX_DEAD_LETTERS = 50  # looked at in one pass
 SETTLE_S = 2.0  # one survey for a burst of reasons
 AGAIN_S = 10.0
+GONE_S = 15.0
+"""A run that is missing is given this long for its DELETED event, whose last body is worth more than knowing soon."""
 
 
 class Survey:
@@ -41,6 +44,10 @@ class Survey:
         self._roster = roster
         self._takers = takers
         self._offer = offer
+        self.gone_s = GONE_S
+        self._missing: dict[str, float] = {}  # since when
+        self._unanswered: set[TargetRef] = set()  # targets that failed a call in this pass: one is enough
+        self._dead_letter = 0  # where the next look at dead letters begins
         self.due = asyncio.Event()
 
     async def run(self) -> None:
@@ -63,6 +70,7 @@ class Survey:
         """One pass. A list that fails ends it: nothing is taken for missing that could not be listed."""
         began = asyncio.get_running_loop().time()
         listed: set[str] = set()
+        self._unanswered.clear()
         try:
             for path in collections(ARGO, "workflows", self._namespaces):
                 async for page in self._kube.pages(path, metadata_only=True):
@@ -71,6 +79,8 @@ class Survey:
         except ApiError as error:
             if error.status != 404:  # Argo's CRDs are not installed: there are no runs
                 raise
+        for uid in [uid for uid in self._missing if uid in listed or not self._known(uid)]:
+            del self._missing[uid]
         for state in self._runs.all():
             if state.uid not in listed and state.last_body is None and state.met_at < began:
                 await self._confirm_gone(state.header.namespace, state.header.name, state.uid)
@@ -80,6 +90,8 @@ class Survey:
                 self._book.gone(uid, began)
                 if not entry.settled and self._runs.get(uid) is None:
                     await self._confirm_gone(entry.namespace, entry.spec.run.name, uid)
+        if any(since >= began for since in self._missing.values()):
+            asyncio.get_running_loop().call_later(self.gone_s, self.due.set)
 
     async def stuck(self) -> None:
         """Pods that run although their main container has ended: only they tell of an OOM that killed Argo's executor.
@@ -96,14 +108,19 @@ class Survey:
                 for item in page.get("items", ()):
                     pod = argo.pod_facts(item)
                     state = None if pod is None or pod.main is None else self._runs.get(pod.owner_uid)
-                    if pod is not None and state is not None and pod.main is not None and pod.main.finished is not None:
-                        state.facts = state.facts.with_pod(pod)
+                    if pod is None or state is None or pod.main is None or pod.main.finished is None:
+                        continue
+                    before = state.facts
+                    self._runs.add(state.uid, pod, pod.uid)
+                    if state.facts != before:
                         self._offer(state)
 
     async def dead_letters(self) -> None:
         """Failed TrackedRuns that someone annotated (to send them again) or deleted (to start over)."""
-        failed = [entry for entry in self._book.all() if entry.status.phase == "Failed"][:MAX_DEAD_LETTERS]
-        for entry in failed:
+        failed = [entry for entry in self._book.all() if entry.status.phase == "Failed"]
+        begin = self._dead_letter if self._dead_letter < len(failed) else 0
+        self._dead_letter = begin + MAX_DEAD_LETTERS
+        for entry in failed[begin : begin + MAX_DEAD_LETTERS]:
             there = await self._ledger.read(entry.namespace, entry.name)
             if there is not None and there.resend in ("", entry.resend):
                 continue
@@ -146,11 +163,15 @@ class Survey:
             for seat in self._takers(header)
         )
 
+    def _known(self, uid: str) -> bool:
+        return self._runs.get(uid) is not None or bool(self._book.unsettled(uid))
+
     async def _confirm_gone(self, namespace: str, name: str, uid: str) -> None:
         """Missing means a GET that says 404 or another uid; then what is open is closed as killed."""
         try:
             body = await self._kube.get(f"{ARGO}/namespaces/{namespace}/workflows/{name}")
             if argo.header(body).uid == uid:
+                self._missing.pop(uid, None)
                 return
         except ApiError as error:
             if error.status != 404:
@@ -160,6 +181,11 @@ class Survey:
         state = self._runs.get(uid)
         if state is not None and state.last_body is not None:
             return  # its DELETED event, with the last body, came after all
+        now = asyncio.get_running_loop().time()
+        if now - self._missing.setdefault(uid, now) < self.gone_s:
+            return
+        if any(seat.lane.working(uid) for seat in self._roster.seats()):
+            return  # it was read before it went, and is on its way
         for entry in self._book.unsettled(uid):
             await self._close(entry)
         if state is not None and not self._book.unsettled(uid):
@@ -167,7 +193,7 @@ class Survey:
 
     async def _close(self, entry: Entry) -> None:
         seat = self._roster.get(entry.spec.target)
-        if seat is None or seat.courier is None:
+        if seat is None or seat.courier is None or seat.ref in self._unanswered:
             return
         run = entry.spec.run
         key = run.key if entry.spec.attempt == 1 else f"{run.key}#{entry.spec.attempt}"
@@ -177,18 +203,25 @@ class Survey:
         )  # fmt: skip
         said = "the run's object was deleted while nobody watched: closed as killed, how it ended is not known"
         try:
-            await seat.courier.close_lost(Progress(entry, unsure=True), stub)
-            closed = await self._ledger.write(
-                entry,
-                phase="Stopped",
-                reason="SourceDeleted",
-                message=said,
-                outcome="deleted",
-                settled_at=ledgers.now(),
-            )
-        except (TargetError, KubeError, Lost) as error:
+            outcome = await seat.courier.close_lost(Progress(entry, unsure=True), stub)
+        except Refused as refusal:  # someone deleted it in the tracker: there is nothing to close
+            outcome, said = "", f"the run's object was deleted while nobody watched; {refusal.message}"[:MAX_TEXT]
+        except TargetError as error:
+            self._unanswered.add(seat.ref)
+            observe.log().warning("not closed yet", run=run.name, target=str(seat.ref), cause=str(error))
+            return
+        status: dict[str, str] = (
+            {"phase": "Synced", "outcome": outcome, "reason": "", "message": "", "generation": run.generation}
+            if outcome
+            else {"phase": "Stopped", "outcome": "deleted", "reason": "SourceDeleted", "message": said}
+        )
+        try:
+            closed = await self._ledger.write(entry, **status, settled_at=ledgers.now())
+        except (KubeError, Lost) as error:
             observe.log().warning("not closed yet", run=run.name, target=str(seat.ref), cause=str(error))
             return
         self._book.add(closed)
+        if outcome:
+            return
         observe.count("lost")
         observe.log().warning("lost", run=f"{entry.namespace}/{run.name}", target=str(seat.ref), cause=said)

@@ -1,0 +1,126 @@
+"""What the survey does about runs that are missing. API server and tracker are loopback servers with a script."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import msgspec
+from kubernetes.aio import client as k8s
+from tests.real.proxy import Action, Answer, Proxy, Seen
+
+from pipetrail import api
+from pipetrail.api import TargetRef
+from pipetrail.delivery.dispatch import Dispatch
+from pipetrail.delivery.ledger import Entry, Ledger
+from pipetrail.kube import Kube
+from pipetrail.readers.live import LiveReader
+from pipetrail.settings import Settings
+
+NOWHERE = "http://127.0.0.1:9"
+REF = TargetRef(kind="TrackingTarget", name="mlflow", namespace="team")
+EXPERIMENT = {"experiment": {"experiment_id": "1", "lifecycle_stage": "active"}}
+
+
+def said(body: Any, status: int = 200) -> Answer:
+    return Answer(status, msgspec.json.encode(body))
+
+
+class Cluster:
+    """An API server that has no Workflow, and takes what is written to TrackedRuns."""
+
+    def __init__(self) -> None:
+        self.written: list[Any] = []
+
+    def decide(self, seen: Seen) -> Action:
+        if seen.method == "PATCH" and "/trackedruns/" in seen.path:
+            patch = msgspec.json.decode(seen.body)
+            self.written.append(patch["status"])
+            meta = {"name": "run-1", "namespace": "team", "resourceVersion": "2"}
+            status = {k: v for k, v in patch["status"].items() if v is not None}
+            return said({"metadata": meta, "spec": api.to_json(entry().spec), "status": status})
+        if seen.method == "GET" and seen.path.endswith("/workflows"):
+            return said({"items": [], "metadata": {}})
+        return said({"reason": "NotFound"}, 404)
+
+
+def entry() -> Entry:
+    run = api.RunRef(source="argo", name="run", uid="u", key="c/u")
+    return Entry(
+        name="run-1", namespace="team", version="1",
+        spec=api.TrackedRunSpec(run=run, target=REF, policy=api.Policy(), experiment="e"),
+        status=api.TrackedRunStatus(phase="Tracking"),
+    )  # fmt: skip
+
+
+def tracker(status: str, outcome: str) -> Any:
+    """An MLflow that holds the run as `status`."""
+    tags = {"pipetrail.key": "c/u", "pipetrail.root": "c/u", "pipetrail.outcome": outcome}
+    run = {
+        "info": {"run_id": "0" * 32, "experiment_id": "1", "status": status},
+        "data": {"tags": [{"key": k, "value": v} for k, v in tags.items()]},
+    }
+
+    def decide(seen: Seen) -> Action:
+        if seen.path.endswith("get-by-name"):
+            return said(EXPERIMENT)
+        return said({"runs": [run]} if seen.path.endswith("runs/search") else {"experiments": []})
+
+    return decide
+
+
+@asynccontextmanager
+async def operator(cluster: Cluster, mlflow: str) -> AsyncIterator[Dispatch]:
+    async with Proxy(NOWHERE) as server:
+        server.decide = cluster.decide
+        async with Kube(k8s.Configuration(host=server.url)) as kube:
+            dispatch = Dispatch(kube, Ledger(kube, "me/1"), LiveReader(kube), Settings(), "c")
+            dispatch.saw_target(
+                api.FoundTarget(
+                    ref=REF, spec=api.TargetSpec(backend=api.Backend(mlflow=api.MlflowBackend(tracking_uri=mlflow)))
+                ),
+                deleted=False,
+            )
+            seat = dispatch.roster.get(REF)
+            assert seat is not None
+            async with asyncio.timeout(5):
+                while True:
+                    if seat.ready:
+                        break
+                    await asyncio.sleep(0.02)
+            dispatch.book.add(entry())
+            yield dispatch
+            await dispatch.roster.close()
+
+
+async def test_a_run_that_is_missing_for_the_first_time_is_not_closed_its_deleted_event_may_be_on_its_way() -> None:
+    cluster = Cluster()
+    async with Proxy(NOWHERE) as mlflow:
+        mlflow.decide = tracker("RUNNING", "running")
+        async with operator(cluster, mlflow.url) as dispatch:
+            await dispatch.survey.once()
+            assert cluster.written == []
+
+
+async def test_a_run_that_is_gone_for_good_is_closed_as_killed() -> None:
+    cluster = Cluster()
+    async with Proxy(NOWHERE) as mlflow:
+        mlflow.decide = tracker("RUNNING", "running")
+        async with operator(cluster, mlflow.url) as dispatch:
+            dispatch.survey.gone_s = 0.0
+            await dispatch.survey.once()
+        assert [(s["phase"], s["reason"]) for s in cluster.written] == [("Stopped", "SourceDeleted")]
+        assert len(mlflow.calls("runs/update")) == 1
+
+
+async def test_a_run_whose_end_the_tracker_shows_already_keeps_it() -> None:
+    """Killed between the last write to the tracker and the settled ledger, and the run deleted before the restart."""
+    cluster = Cluster()
+    async with Proxy(NOWHERE) as mlflow:
+        mlflow.decide = tracker("FINISHED", "succeeded")
+        async with operator(cluster, mlflow.url) as dispatch:
+            dispatch.survey.gone_s = 0.0
+            await dispatch.survey.once()
+        assert [(s["phase"], s["outcome"]) for s in cluster.written] == [("Synced", "succeeded")]
+        assert mlflow.calls("runs/update") == []
+        assert mlflow.calls("runs/log-batch") == []
