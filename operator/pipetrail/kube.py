@@ -9,7 +9,8 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any, Final, Self
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 import msgspec
@@ -56,6 +57,9 @@ class Kube:
 
     def __init__(self, configuration: Any, *, on_write: Callable[[str, str], None] | None = None) -> None:
         configuration.retries = None  # a retry is the caller's decision
+        # Else aiohttp looks for a proxy and reads ~/.netrc, each in a thread, for every single call.
+        configuration.client_session_kwargs = {"trust_env": False}
+        configuration.proxy = configuration.proxy or _proxy(str(configuration.host))
         self._api = k8s.ApiClient(configuration)
         self._on_write = on_write
         self._context: str | None = None
@@ -280,6 +284,15 @@ def context_namespace(context: str | None) -> str:
         return "default"  # no kubeconfig, as in a pod: connecting will say what is wrong if anything is
     chosen = next((c for c in contexts if c["name"] == context), active)
     return str(chosen.get("context", {}).get("namespace") or "default")
+
+
+def _proxy(address: str) -> str | None:
+    """The proxy that the environment names for the API server, as kubectl would take it (HTTPS_PROXY, NO_PROXY)."""
+    parts = urlsplit(address)
+    if not parts.hostname or proxy_bypass(parts.hostname):
+        return None
+    found = getproxies()
+    return found.get(parts.scheme) or found.get("all")
 
 
 async def _error(response: aiohttp.ClientResponse, call: str) -> ApiError:
