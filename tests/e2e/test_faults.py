@@ -149,7 +149,7 @@ async def test_whatever_mlflow_answers_a_run_arrives_once_and_whole(house: House
             return name, await differences(house, stage, "run", proxy.url)
 
     shapes = ("nested-dags", "churn-sweep", "loop-retry")
-    room = asyncio.Semaphore(9)
+    room = asyncio.Semaphore(17)
 
     async def in_turn(n: int, name: str, arrange: Callable[[Proxy], None]) -> tuple[str, list[str]]:
         async with room:
