@@ -34,6 +34,7 @@ class Progress:
         self.doubtful_at: float | None = None  # loop time of the last call whose effect we don't know
         self.handles: dict[str, Handle] = {}
         self.delivered: dict[str, Delivered] = {}
+        self.tried: dict[str, dict[plans.Sent, list[int]]] = {}  # the points of a failed write, and their times
         self.changes: dict[tuple[str, str, str, str], Change] = {}
         self.failing_since: float | None = None
         self._missing_since: float | None = None
@@ -212,19 +213,23 @@ class Courier:
         progress.note(run, made.changes)
         if made.batch.empty:
             return
+        batch = plans.as_tried(made.batch, progress.tried.get(run.key, {}))
         await self._limiter.acquire()
         try:
-            receipt = await self._target.write(progress.handles[run.key], made.batch)
+            receipt = await self._target.write(progress.handles[run.key], batch)
         except Retry as trouble:
             # What arrived of a doubtful write is read back, unless sending it again is the same as once.
             progress.unsure |= trouble.doubtful and self._target.capabilities.replay == "ReadBack"
+            progress.tried[run.key] = plans.times(batch)
             raise
         except (Refused, asyncio.CancelledError):
             progress.unsure = True
+            progress.tried[run.key] = plans.times(batch)
             raise
+        progress.tried.pop(run.key, None)
         progress.note(run, receipt.changes)
-        progress.delivered[run.key] = plans.applied(progress.delivered[run.key], made.batch, receipt)
-        self._count("points", len(made.batch.metrics))
+        progress.delivered[run.key] = plans.applied(progress.delivered[run.key], batch, receipt)
+        self._count("points", len(batch.metrics))
 
     async def _say_missing(self, progress: Progress, record: Record) -> None:
         """The run has ended and is delivered but for what could not be read: say what, once."""

@@ -26,6 +26,30 @@ from pipetrail.targets.target import TrackerRun, Tree
 OLD_RUN_S: Final = 60.0
 """A run that is older than this when we first write its intent may have been recorded before: look first."""
 MEMO_RECORDS: Final = 64
+MEMO_POINTS: Final = 100_000
+
+
+class Memo:
+    """The newest record of a few runs, for their other targets of the same policy. Bounded in records and points."""
+
+    def __init__(self) -> None:
+        self._made: OrderedDict[tuple[str, str], tuple[tuple[str, int], Record, int]] = OrderedDict()
+        self._points = 0
+
+    def get(self, uid: str, policy: str, moment: tuple[str, int]) -> Record | None:
+        """The record of the run as it was at `moment` (version, edition), if that is the one we have."""
+        made = self._made.get((uid, policy))
+        return made[1] if made is not None and made[0] == moment else None
+
+    def put(self, uid: str, policy: str, moment: tuple[str, int], record: Record) -> None:
+        """Keep `record` instead of an earlier one; the oldest go."""
+        _, _, before = self._made.pop((uid, policy), (moment, record, 0))
+        points = sum(len(step.points) for step in record.steps)
+        self._made[uid, policy] = (moment, record, points)
+        self._points += points - before
+        while len(self._made) > MEMO_RECORDS or (self._points > MEMO_POINTS and self._made):
+            _, (_, _, gone) = self._made.popitem(last=False)
+            self._points -= gone
 
 
 class Deliveries:
@@ -43,7 +67,7 @@ class Deliveries:
         self._book = book
         self._decide = decide
         self._vanished = vanished
-        self._memo: OrderedDict[tuple[str, str, int, str], Record] = OrderedDict()
+        self._memo = Memo()
 
     async def deliver(self, seat: Seat, courier: Courier, state: RunState) -> Verdict:
         """Bring one run to one target, as far as it can be brought now."""
@@ -85,7 +109,8 @@ class Deliveries:
     async def _read(self, state: RunState) -> Reading | None:
         """The run as it stands now, or as it last stood; None if it vanished and its last body has not come (yet)."""
         if not state.facts_known:
-            state.facts = await objects.facts(self._kube, state.header, state.facts)
+            before = state.facts
+            state.learn(await objects.facts(self._kube, state.header, before), before)
             state.facts_known = True
         body = state.exhume()
         if body is None:
@@ -112,17 +137,16 @@ class Deliveries:
 
     async def _record(self, state: RunState, reading: Reading, pinned: api.Policy) -> tuple[Record, bool]:
         """The whole record, redacted; the second value is true if a later capture may give more (a store was away)."""
-        key = (state.uid, state.header.version, state.edition, pinned.digest)
-        made = self._memo.get(key)
-        if made is not None:
-            return made, False
-        captured = await capture.capture(reading, self._reader, capture.wants(pinned), state.files)
-        again = state.files.again
+        moment = (state.header.version, state.edition)
+        async with state.capturing:
+            made = self._memo.get(state.uid, pinned.digest, moment)
+            if made is not None:
+                return made, False
+            captured = await capture.capture(reading, self._reader, capture.wants(pinned), state.files)
+            again = state.files.again
         made = redact.redact(captured, additional_keys=pinned.redact.additional_keys)
         if not again:
-            self._memo[key] = made
-            if len(self._memo) > MEMO_RECORDS:
-                self._memo.popitem(last=False)
+            self._memo.put(state.uid, pinned.digest, moment, made)
         return made, again
 
     async def _begin(

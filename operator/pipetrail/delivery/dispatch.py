@@ -251,6 +251,7 @@ class Dispatch:
         self.book.add(entry)
         involved = {
             "apiVersion": api.API_VERSION, "kind": "TrackedRun", "name": entry.name, "namespace": entry.namespace,
+            "uid": entry.uid,
         }  # fmt: skip
         await post_event(self._kube, entry.namespace, involved, "Warning", reason, message)
         state.settled_at = _now()

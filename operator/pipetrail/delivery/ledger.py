@@ -30,6 +30,8 @@ from pipetrail.targets.target import Change
 MAX_TEXT: Final = 400  # characters of a message
 MAX_SHOWN_CHANGES: Final = 5  # settled, a TrackedRun takes at most 2 KiB; the total tells of the rest
 MAX_SHOWN_PARTIAL: Final = 3
+UNKEPT: Final = ""
+"""The version of an entry that stands in memory alone: its namespace is going, and takes no new object."""
 
 
 class Entry(Frozen, frozen=True):
@@ -41,6 +43,7 @@ class Entry(Frozen, frozen=True):
     spec: TrackedRunSpec
     status: TrackedRunStatus
     resend: str = ""
+    uid: str = ""
 
     @property
     def settled(self) -> bool:
@@ -99,6 +102,11 @@ class Ledger:
         try:
             made = await self._kube.post(f"{TRACKED_RUNS}/namespaces/{namespace}/trackedruns", body)
         except ApiError as error:
+            if _no_place(error):
+                # What was seen of the run arrives all the same. Nothing says that we tried, so we look first.
+                return Entry(
+                    name=name, namespace=namespace, version=UNKEPT, spec=spec, status=TrackedRunStatus()
+                ), False
             if error.status != 409 or error.reason != "AlreadyExists":
                 raise
             there = await self.read(namespace, name)
@@ -127,6 +135,8 @@ class Ledger:
         else:
             claim = Claim(holder=self._holder)
         new = msgspec.structs.replace(entry.status, **status, claim=claim)
+        if entry.version == UNKEPT:
+            return msgspec.structs.replace(entry, status=new)
         # A merge patch leaves alone what it does not name, so fields that went back to their default are named as null.
         body = {**dict.fromkeys(api.to_json(entry.status)), **api.to_json(new)}
         patch = {"metadata": {"resourceVersion": entry.version}, "status": body}
@@ -143,6 +153,8 @@ class Ledger:
 
     async def forget(self, entry: Entry) -> None:
         """Delete a TrackedRun whose time is over; gone already is fine."""
+        if entry.version == UNKEPT:
+            return
         try:
             await self._kube.delete(
                 _path(entry.namespace, entry.name), {"preconditions": {"resourceVersion": entry.version}}
@@ -163,9 +175,16 @@ def decode(body: Mapping[str, Any]) -> Entry | None:
             spec=msgspec.convert(body["spec"], TrackedRunSpec),
             status=msgspec.convert(body.get("status") or {}, TrackedRunStatus),
             resend=(meta.get("annotations") or {}).get(api.RESEND_ANNOTATION, ""),
+            uid=meta.get("uid") or "",
         )
     except (KeyError, TypeError, AttributeError, msgspec.ValidationError):
         return None
+
+
+def _no_place(error: ApiError) -> bool:
+    """The namespace is being deleted (registry/core/namespace says so in the message alone), or is gone."""
+    ending = error.status == 403 and "because it is being terminated" in error.message
+    return ending or (error.status == 404 and error.message.startswith("namespaces "))
 
 
 def now() -> str:

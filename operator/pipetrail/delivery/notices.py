@@ -14,7 +14,7 @@ async def post_event(
     """One core/v1 Event; that it can't be posted is a log line, never a failure."""
     now = ledgers.now()
     body = {
-        "metadata": {"generateName": f"{involved['name'][:50]}.", "namespace": namespace},
+        "metadata": {"generateName": f"{involved['name'][:50].rstrip('-.')}.", "namespace": namespace},
         "involvedObject": involved, "type": kind, "reason": reason, "message": message[:1000],
         "source": {"component": "pipetrail"}, "reportingComponent": "pipetrail.dev/operator",
         "firstTimestamp": now, "lastTimestamp": now, "count": 1,

@@ -12,12 +12,15 @@ import hashlib
 import math
 import struct
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+
+from msgspec.structs import replace
 
 from pipetrail.record import Frozen, Number
 from pipetrail.targets.target import Batch, Change, File, Held, Metric, Receipt, RunStatus, TrackerRun
 
 PointId = tuple[str, int]
+Sent = tuple[str, int, str]  # key, step, value_id
 
 
 class Delivered(Frozen, frozen=True):
@@ -100,6 +103,33 @@ def _missing(
     again = {(m.key, m.step) for m in missing}
     corrected = [p for p, counts in left.items() if p in again and counts.total() > 0]
     return tuple(missing), corrected
+
+
+def times(batch: Batch) -> dict[Sent, list[int]]:
+    """The times of a batch's points, by key, step and value."""
+    found: dict[Sent, list[int]] = {}
+    for m in batch.metrics:
+        found.setdefault((m.key, m.step, value_id(m.value)), []).append(m.time_ms)
+    return found
+
+
+def as_tried(batch: Batch, tried: Mapping[Sent, Sequence[int]]) -> Batch:
+    """`batch` with the times that its points had in a write that failed, of which some may have arrived.
+
+    A tracker takes a point for the same only if its time is the same too, and a time may have become more exact since.
+    """
+    if not tried:
+        return batch
+    left = {point: list(ms) for point, ms in tried.items()}
+    kept = []
+    for m in batch.metrics:
+        before = left.get((m.key, m.step, value_id(m.value)))
+        if before:
+            index = before.index(m.time_ms) if m.time_ms in before else 0
+            kept.append(replace(m, time_ms=before.pop(index)))
+        else:
+            kept.append(m)
+    return replace(batch, metrics=tuple(kept))
 
 
 def opened(run: TrackerRun) -> Delivered:

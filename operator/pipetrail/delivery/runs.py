@@ -30,6 +30,7 @@ class RunState:
         self.edition = 0  # grows with each news, so that a record made before it is told apart
         self.files = FileCache()
         self.progress: dict[TargetRef, Progress] = {}
+        self.capturing = asyncio.Lock()  # one capture at a time: what `files` says afterwards is of that one
         self.lost: set[TargetRef] = set()  # claims that someone else took: what they made is looked up first
         self.last_body: bytes | None = None
         self.facts_known = True
@@ -46,6 +47,18 @@ class RunState:
         """The run was deleted: its last body is all that there will ever be."""
         self.last_body = zlib.compress(msgspec.json.encode(body), 1)
         self.facts = self.facts.gone()
+        self.edition += 1
+
+    def learn(self, listed: argo.RunFacts, before: argo.RunFacts) -> None:
+        """Take in facts that were listed on top of those `before`; what events said meanwhile comes on top of both."""
+        now = self.facts
+        for pod in now.pods.values():
+            if before.pods.get(pod.uid) is not pod:
+                listed = listed.with_pod(pod)
+        for result in now.results.values():
+            if before.results.get(result.node_id) is not result:
+                listed = listed.with_result(result)
+        self.facts = listed.gone() if now.deleted else listed
         self.edition += 1
 
     def exhume(self) -> Any:

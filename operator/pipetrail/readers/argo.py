@@ -1,9 +1,11 @@
 """What the API server holds of one Argo run beside its Workflow: its pods and task results, as facts."""
 
-from typing import Any
+from typing import Any, Final
 
 from pipetrail.kube import ARGO, ApiError, Kube
 from pipetrail.sources import argo
+
+MAX_LABEL: Final = 63
 
 
 async def workflow(kube: Kube, namespace: str, name: str) -> Any:
@@ -19,6 +21,8 @@ async def workflow(kube: Kube, namespace: str, name: str) -> Any:
 async def facts(kube: Kube, header: argo.Header, known: argo.RunFacts | None = None) -> argo.RunFacts:
     """`known` with what the watches would have told of a run that is met in a list (two paged lists)."""
     gathered = known or argo.RunFacts()
+    if len(header.name) > MAX_LABEL:
+        return gathered  # Argo refuses the Workflow, and the API server the question: no label is as long
     selector = f"workflows.argoproj.io/workflow={header.name}"
     async for page in kube.pages(f"/api/v1/namespaces/{header.namespace}/pods", labelSelector=selector):
         for item in page.get("items", ()):
