@@ -1,0 +1,172 @@
+"""The pages say what the code does: numbers, names of tests, links. And nothing of the machine they were written on."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+from tests.named import named
+
+from pipetrail import api, capture, kube, recording, recording_writer, settings
+from pipetrail.api import Delivery
+from pipetrail.controller import app
+from pipetrail.delivery import courier, dispatch, lane, ledger, roster, survey
+from pipetrail.formats import archives, points, stdout, tail
+from pipetrail.readers import logs, stores
+from pipetrail.record import MAX_DIGITS
+from pipetrail.shape import facts, names, note, selection
+from pipetrail.sources.argo import nodes, pods
+from pipetrail.targets import matrix
+from pipetrail.targets.mlflow import files, limits, links, target, wire
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES.append(ROOT / "deploy" / "local" / "README.md")
+LIMITS = " ".join((ROOT / "docs" / "limits.md").read_text().split())
+SENT = " ".join((ROOT / "docs" / "what-is-sent.md").read_text().split())
+
+
+def n(number: float) -> str:
+    """4 096, as the pages write it."""
+    return f"{number:,.0f}".replace(",", " ")
+
+
+def size(number: int) -> str:
+    return f"{number >> 20} MiB" if number >= 1 << 20 else f"{number >> 10} KiB"
+
+
+s, a, p, c, m = stores.DEFAULT, archives.DEFAULT, points.DEFAULT, capture.DEFAULT, limits
+PHRASES = [
+    f"{size(s.object_bytes)} an object",
+    f"{n(s.prefix_objects)} objects below a key that is a directory, {size(s.prefix_bytes)} of them",
+    f"{n(s.artifact_s)} s for one artifact",
+    f"{n(a.members)} members of an archive, {size(a.member_bytes)} a member, {size(a.total_bytes)} unpacked",
+    f"{n(a.ratio)} times its size unpacked, from {size(a.ratio_from_bytes)} on",
+    f"JSON: {size(p.document_bytes)} and {n(p.document_values)} values a document",
+    f"YAML: {size(p.yaml_bytes)};",
+    f"JSON lines: {size(p.line_bytes)} a line",
+    f"nesting: {n(p.depth)} levels",
+    f"an integer: {n(MAX_DIGITS)} digits",
+    f"{n(p.points)} points |",
+    f"{n(p.keys)} keys of {n(p.key_chars)} characters",
+    f"more than {n(selection.MAX_KEYS)} keys or {n(selection.MAX_POINTS)} points is not sent",
+    f"up to {n(selection.MAX_SHAPED_NUMBERS)} numbers and {size(selection.MAX_SHAPED_BYTES)}",
+    f"{size(s.log_bytes)} are read for metrics",
+    f"{size(logs.LIMIT_BYTES)} are read for metrics",
+    f"{size(stdout.LIMITS.line_bytes)} a line | `LongLines`",
+    f"{n(stdout.LIMITS.points)} points, {n(stdout.LIMITS.keys)} keys",
+    f"{n(tail.LINES)} lines of {n(tail.MAX_LINE_CHARS)} characters",
+    f"{n(c.fetches)} files and logs, {n(c.at_once)} at a time, {size(c.bytes)}",
+    f"{n(c.points)} points of files and logs",
+    f"{n(c.seconds)} s to read them",
+    f"compressed nodes: {size(nodes.MAX_NODES_BYTES)} unpacked",
+    f"{n(pods.MAX_PODS)} pods",
+    f"up to {size(pods.MAX_RESULT_CHARS)} in a task result",
+    f"{note.MAX_FAILURES} failed steps with {note.MAX_LINES} lines of {note.MAX_LINE} characters,",
+    f"{note.MAX_PARTIAL} partial entries",
+    f"{facts.MAX_DIGESTS} image digests",
+    f"{n(wire.CONNECT_S)} s to connect, {n(wire.TOTAL_S)} s in all",
+    f"an answer | {size(wire.MOST_BYTES)}",
+    f"{n(m.ITEMS_A_BATCH)} items, of these {m.PARAMS_A_BATCH} params and {m.TAGS_A_BATCH} tags,",
+    f"{n(m.BYTES_A_BATCH)} bytes",
+    f"up to {n(wire.MOST_AFTER_S)} s are heeded",
+    f"up to {target.ISOLATING_MOST} times",
+    f"{links.MOST_COMPARED} children",
+    f"a process of at most {n(files.WORKER_S)} s",
+    f"`delivery.concurrency`: {Delivery().concurrency},",
+    f"`delivery.requestsPerSecond`: {Delivery().requests_per_second},",
+    f"`delivery.maxElapsed`: {Delivery().max_elapsed},",
+    f"between 0 and {n(lane.BACKOFF_FIRST_S)} s, doubling with each failure up to {n(lane.BACKOFF_MOST_S)} s",
+    f"opens after {lane.FAILURES_TO_OPEN} failures in a row",
+    f"at most {n(lane.PROBE_MOST_S)} s apart",
+    f"tried again after {n(dispatch.POISON_PAUSE_S)} s",
+    f"looked at every {n(roster.LOOK_TROUBLED_S)} s, a ready one every {n(roster.LOOK_HEALTHY_S)} s",
+    f"again after {n(courier.LOOK_AGAIN_S)} s",
+    f"status | every {n(roster.STATUS_EVERY_S)} s",
+    f"may end for {n(app.DRAIN_S)} s",
+    f"shown in full | {ledger.MAX_SHOWN_CHANGES},",
+    f"partial entries shown | {ledger.MAX_SHOWN_PARTIAL} |",
+    f"a message | {ledger.MAX_TEXT} characters",
+    f"for {n(settings.DEFAULT_HISTORY_TTL_S)} s after the run's object is gone",
+    f"seen within {n(app.KINDS_EVERY_S)} s; {survey.MAX_DEAD_LETTERS} failed ones a pass",
+    f"then every {n(app.SURVEY_EVERY_S)} s",
+    f"has died | every {n(app.STUCK_EVERY_S)} s",
+    f"came or went | every {n(app.KINDS_EVERY_S)} s",
+    f"API server | {n(kube.TIMEOUT_S)} s; lists in pages of {kube.PAGE}",
+    f"{size(recording_writer.MAX_EVENTS_BYTES)} of events, {size(recording_writer.MAX_STORE_BYTES)} of objects,",
+    f"{size(recording_writer.MAX_LOG_BYTES)} a log",
+    f"{size(recording.MAX_OBJECT_BYTES)} an object, {n(recording.MAX_FILES)} files a directory",
+]
+
+
+@pytest.mark.parametrize("phrase", PHRASES)
+def test_the_page_on_limits_has_the_numbers_of_the_code(phrase):
+    assert phrase in LIMITS
+
+
+def test_the_reasons_on_the_page_on_limits_are_given_by_code():
+    code = "".join(p.read_text() for p in (ROOT / "operator").rglob("*.py"))
+    reasons = re.findall(r"`([A-Z][a-zA-Z0-9]+)`", LIMITS)
+    assert len(reasons) > 20
+    assert [r for r in reasons if f'"{r}"' not in code and r != "Retry"] == []
+
+
+def test_the_page_on_targets_is_made_from_the_targets_own_words():
+    assert (ROOT / "docs" / "targets.md").read_text() == matrix.to_markdown(), (
+        "run `uv run pipetrail crds --targets > docs/targets.md`"
+    )
+
+
+def test_what_is_sent_has_the_globs_and_limits_of_the_code():
+    globs = [*selection._NEVER, *selection._NOT_MEASURED]
+    assert [g for g in globs if f"`{g}`" not in SENT] == []
+    assert [word for word in selection._NAMED if word not in SENT] == []
+    assert f"more than {n(selection.MAX_KEYS)} keys or {n(selection.MAX_POINTS)} points none is sent" in SENT
+    assert f"at most {selection.MAX_SHAPED_NUMBERS} numbers and {size(selection.MAX_SHAPED_BYTES)}" in SENT
+    assert f"longer than {names.MAX_ITEM} characters" in SENT
+    assert [k for k in points.STEP_KEYS if f"`{k}`" not in SENT] == []
+
+
+def test_what_is_sent_names_every_annotation_and_layout():
+    annotations = [api.EXPERIMENT_ANNOTATION, api.RUN_NAME_ANNOTATION, api.TAGS_ANNOTATION]
+    layouts = ["`Auto`", "`Flat`", "`Nested`", "`Siblings`"]
+    assert [word for word in (*annotations, *layouts) if word not in SENT] == []
+
+
+def test_every_test_that_the_guarantees_name_exists():
+    missing = []
+    for name in sorted(named()):
+        file, _, test = name.partition("::")
+        path = ROOT / file
+        found = set()
+        if path.is_file():
+            tree = ast.walk(ast.parse(path.read_text()))
+            found = {node.name for node in tree if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
+        if test not in found:
+            missing.append(name)
+    assert len(named()) > 20
+    assert missing == []
+
+
+def test_links_between_pages_lead_somewhere():
+    links = [(page, link) for page in PAGES for link in re.findall(r"\]\(([^)#:]+)\)", page.read_text())]
+    assert [f"{page.name}: {link}" for page, link in links if not (page.parent / link).exists()] == []
+
+
+FOREIGN = {
+    "a path of one machine": r"/work/|/root/|/home/\w",
+    "a folder beside the repository": r"\.\./shared|specs/|captures/",
+    "a number of an issue": r"\bissues? #?\d|(?<![\w&])#\d+\b",
+    "a package registry or mirror": r"pypi\.org|proxy\.golang|artifactory|jfrog|nexus|index-url",
+    "a page of the design": r"design §|mapping\.md|targets\.md §|kubernetes\.md|market\.md",
+}
+
+
+@pytest.mark.parametrize("what", FOREIGN)
+def test_no_page_names_what_a_reader_does_not_have(what):
+    found = []
+    for page in PAGES:
+        for number, line in enumerate(page.read_text().splitlines(), 1):
+            if re.search(FOREIGN[what], line):
+                found.append(f"{page.relative_to(ROOT)}:{number}: {line.strip()[:100]}")
+    assert found == []
