@@ -77,7 +77,8 @@ class Shown:
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         option = self.config.option
-        part = option.keyword or option.markexpr or option.collectonly or option.file_or_dir or option.lf or option.deselect
+        narrowed = ("keyword", "markexpr", "collectonly", "file_or_dir", "lf", "deselect")
+        part = any(getattr(option, name) for name in narrowed)
         self.missing = {} if part else unshown(self.outcomes)
         if self.missing and IN_CI and session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
