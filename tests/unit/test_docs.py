@@ -10,9 +10,9 @@ from tests.named import named
 from pipetrail import api, capture, kube, recording, recording_writer, settings
 from pipetrail.api import Delivery
 from pipetrail.controller import app
-from pipetrail.delivery import courier, dispatch, lane, ledger, roster, survey
+from pipetrail.delivery import courier, delivery, dispatch, lane, ledger, roster, runs, survey
 from pipetrail.formats import archives, points, stdout, tail
-from pipetrail.readers import logs, stores
+from pipetrail.readers import live, logs, stores
 from pipetrail.record import MAX_DIGITS
 from pipetrail.shape import facts, names, note, selection
 from pipetrail.sources.argo import nodes, pods
@@ -61,7 +61,7 @@ PHRASES = [
     f"{n(c.seconds)} s to read them",
     f"compressed nodes: {size(nodes.MAX_NODES_BYTES)} unpacked",
     f"{n(pods.MAX_PODS)} pods",
-    f"up to {size(pods.MAX_RESULT_CHARS)} in a task result",
+    f"{size(pods.MAX_RESULT_CHARS)} of outputs of task results",
     f"{note.MAX_FAILURES} failed steps with {note.MAX_LINES} lines of {note.MAX_LINE} characters,",
     f"{note.MAX_PARTIAL} partial entries",
     f"{facts.MAX_DIGESTS} image digests",
@@ -89,6 +89,12 @@ PHRASES = [
     f"a message | {ledger.MAX_TEXT} characters",
     f"for {n(settings.DEFAULT_HISTORY_TTL_S)} s after the run's object is gone",
     f"seen within {n(app.KINDS_EVERY_S)} s; {survey.MAX_DEAD_LETTERS} failed ones a pass",
+    f"for {n(dispatch.KEEP_SETTLED_S)} s those that are",
+    f"{n(capture.FileCache.MAX)} files",
+    f"has not been seen yet | {n(runs.MAX_STRAYS)},",
+    f"just made | {delivery.MEMO_RECORDS} |",
+    f"more than {size(stores._BIG)}, and archives",
+    f"{n(live._MAX_SECRETS)}, for {n(live.SECRET_TTL_S)} s each",
     f"then every {n(app.SURVEY_EVERY_S)} s",
     f"has died | every {n(app.STUCK_EVERY_S)} s",
     f"came or went | every {n(app.KINDS_EVERY_S)} s",
