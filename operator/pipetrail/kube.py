@@ -261,10 +261,13 @@ class Kube:
             raise ApiError(400, "BadRequest", "a name holds a slash or dots", f"{method} {path}")
         accept = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1" if metadata_only else "*/*"
         headers = {"Content-Type": content_type, "Accept": accept}
-        serialized = await self._api.param_serialize(
-            method, quote(path, safe="/:~"), query_params=list((query or {}).items()), header_params=headers,
-            auth_settings=["BearerToken"], body=body,
-        )  # fmt: skip
+        try:
+            serialized = await self._api.param_serialize(
+                method, quote(path, safe="/:~"), query_params=list((query or {}).items()), header_params=headers,
+                auth_settings=["BearerToken"], body=body,
+            )  # fmt: skip
+        except k8s_config.ConfigException:  # a token that is being renewed; its text may hold a command's output
+            raise Unreachable(f"{method} {path}: no credentials at the moment") from None
         _, url, sent_headers, sent_body, _ = serialized
         try:
             answer = await self._api.rest_client.request(

@@ -127,3 +127,16 @@ async def test_a_deleted_run_is_remembered_until_each_of_its_targets_has_it(disp
     dispatch.book.add(entry(far.ref, "Synced"))
     await dispatch.tidy()
     assert dispatch.runs.get("u") is None
+
+
+async def test_a_target_that_cannot_be_read_is_told_so_once_though_what_is_written_comes_back_as_an_event() -> None:
+    async with Proxy(NOWHERE) as server, Kube(k8s.Configuration(host=server.url)) as kube:
+        server.decide = lambda _: Answer(200, b"{}")
+        dispatch = Dispatch(kube, Ledger(kube, "me/1"), LiveReader(kube), Settings(), "c")
+        wrong = api.InvalidTarget(
+            ref=target("mlflow", NOWHERE).ref, reason="InvalidSpec", message="spec: no", uid="1", generation=3
+        )
+        for _ in range(3):
+            dispatch.saw_target(wrong, deleted=False)
+            await asyncio.sleep(0.1)
+        assert len(server.calls("/status", "PATCH")) == 1

@@ -37,18 +37,23 @@ async def run(settings: Settings, *, context: str | None = None, stop: asyncio.E
     async with await Kube.connect(
         context, on_write=lambda verb, plural: observe.count(f"api_write {verb} {plural}")
     ) as kube:
-        cluster = settings.cluster or await _cluster_uid(kube)
-        holder = f"{socket.gethostname()}/{os.getpid()}"
-        dispatch = Dispatch(kube, Ledger(kube, holder, settings.watch_namespaces), LiveReader(kube), settings, cluster)
-        kinds = await _patiently_ready(kube, dispatch, settings.watch_namespaces)
+        ending = asyncio.create_task(stopping.wait())
+        beginning = asyncio.create_task(_begin(kube, settings))
+        await asyncio.wait([beginning, ending], return_when=asyncio.FIRST_COMPLETED)
+        if not beginning.done():  # asked to go while we waited for the API server or the CRDs
+            beginning.cancel()
+            await asyncio.wait([beginning], timeout=5)
+            return
+        if beginning.exception() is not None:
+            ending.cancel()
+        cluster, dispatch, kinds = beginning.result()
         observe.log().info("started", cluster=cluster, api_server=kube.host, kinds=sorted(p for _, p in kinds))
         watches = Watches(settings, context, dispatch, kinds)
         work = [
             asyncio.create_task(watches.run(), name="watches"),
             asyncio.create_task(dispatch.run(), name="dispatch"),
-            asyncio.create_task(_look_after(kube, dispatch, watches), name="look after"),
+            asyncio.create_task(_look_after(kube, dispatch, watches, settings.watch_namespaces), name="look after"),
         ]
-        ending = asyncio.create_task(stopping.wait())
         dispatch.survey.due.set()
         done, _ = await asyncio.wait([*work, ending], return_when=asyncio.FIRST_COMPLETED)
         if ending in done:
@@ -62,6 +67,14 @@ async def run(settings: Settings, *, context: str | None = None, stop: asyncio.E
         await dispatch.roster.close()
         for task in done - {ending}:
             task.result()
+
+
+async def _begin(kube: Kube, settings: Settings) -> tuple[str, Dispatch, Kinds]:
+    """What stands before the first event: who we are, our own objects, and what there is to watch."""
+    cluster = settings.cluster or await _cluster_uid(kube)
+    holder = f"{socket.gethostname()}/{os.getpid()}"
+    dispatch = Dispatch(kube, Ledger(kube, holder, settings.watch_namespaces), LiveReader(kube), settings, cluster)
+    return cluster, dispatch, await _patiently_ready(kube, dispatch, settings.watch_namespaces)
 
 
 async def _patiently_ready(kube: Kube, dispatch: Dispatch, namespaces: Sequence[str]) -> Kinds:
@@ -94,14 +107,24 @@ async def _ready(kube: Kube, dispatch: Dispatch, namespaces: Sequence[str]) -> K
     async for page in kube.pages("/api/v1/namespaces"):
         for item in page.get("items", ()):
             dispatch.saw_namespace(item, deleted=False)
+    await _meet_targets(kube, dispatch, namespaces)
+    return kinds
+
+
+async def _meet_targets(kube: Kube, dispatch: Dispatch, namespaces: Sequence[str]) -> None:
+    """Every target that stands; one that we know and that does not stand is gone. kopf tells no deletion in a gap."""
+    before = dispatch.roster.seats()
+    standing = set()
     lists = [("TrackingTarget", path) for path in collections(TRACKED_RUNS, "trackingtargets", namespaces)]
     for kind, path in (*lists, ("ClusterTrackingTarget", f"{TRACKED_RUNS}/clustertrackingtargets")):
         async for page in kube.pages(path):
             for item in page.get("items", ()):
-                dispatch.saw_target(
-                    api.decode_target({"apiVersion": api.API_VERSION, **item, "kind": kind}), deleted=False
-                )
-    return kinds
+                found = api.decode_target({"apiVersion": api.API_VERSION, **item, "kind": kind})
+                standing.add(found.ref)
+                dispatch.saw_target(found, deleted=False)
+    for seat in before:
+        if seat.ref not in standing:
+            dispatch.saw_target(seat.found, deleted=True)
 
 
 async def served(kube: Kube) -> Kinds:
@@ -118,8 +141,8 @@ async def served(kube: Kube) -> Kinds:
     return frozenset(kinds)
 
 
-async def _look_after(kube: Kube, dispatch: Dispatch, watches: Watches) -> None:
-    """New kinds, stuck pods, and a survey now and then."""
+async def _look_after(kube: Kube, dispatch: Dispatch, watches: Watches, namespaces: Sequence[str]) -> None:
+    """New kinds, stuck pods, and a survey, of targets too, now and then."""
     loop = asyncio.get_running_loop()
     next_survey, next_stuck = loop.time() + SURVEY_EVERY_S, loop.time() + STUCK_EVERY_S
     while True:
@@ -130,6 +153,8 @@ async def _look_after(kube: Kube, dispatch: Dispatch, watches: Watches) -> None:
                 observe.log().info("kinds changed", kinds=sorted(p for _, p in kinds))
                 watches.watch(kinds)
             await dispatch.survey.dead_letters()
+            if loop.time() >= next_survey:
+                await _meet_targets(kube, dispatch, namespaces)
             if loop.time() >= next_stuck:
                 next_stuck = loop.time() + STUCK_EVERY_S
                 await dispatch.survey.stuck()

@@ -297,11 +297,14 @@ class Dispatch:
                 self.runs.forget(state.uid)
         for entry in self.book.retired(now, self._settings.history_ttl_s):
             try:
-                await self._ledger.forget(entry)
+                there = await self._ledger.forget(entry)
             except KubeError as error:
                 observe.log().warning("not retired", tracked_run=entry.name, cause=str(error))
-            else:
+                continue
+            if there is None:
                 self.book.drop(entry.spec.run.uid, entry.spec.target)
+            else:
+                self.book.add(there)
         for seat in self.roster.seats():
             await self.roster.count(seat, self.book.counts(seat.ref))
 

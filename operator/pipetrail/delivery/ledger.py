@@ -151,17 +151,20 @@ class Ledger:
             raise Lost(f"TrackedRun {entry.namespace}/{entry.name} came back changed")
         return written
 
-    async def forget(self, entry: Entry) -> None:
-        """Delete a TrackedRun whose time is over; gone already is fine."""
+    async def forget(self, entry: Entry) -> Entry | None:
+        """Delete a TrackedRun whose time is over; gone already is fine. If someone wrote it meanwhile: as it is now."""
         if entry.version == UNKEPT:
-            return
+            return None
         try:
             await self._kube.delete(
                 _path(entry.namespace, entry.name), {"preconditions": {"resourceVersion": entry.version}}
             )
         except ApiError as error:
-            if error.status not in (404, 409):
+            if error.status == 409:
+                return await self.read(entry.namespace, entry.name)
+            if error.status != 404:
                 raise
+        return None
 
 
 def decode(body: Mapping[str, Any]) -> Entry | None:

@@ -76,6 +76,7 @@ class Roster:
         self._work = work
         self._seats: dict[TargetRef, Seat] = {}
         self._tasks: dict[TargetRef, asyncio.Task[None]] = {}
+        self._invalid: dict[TargetRef, tuple[str, int]] = {}  # of which edit we said so
 
     def seats(self) -> tuple[Seat, ...]:
         """All targets, namespaced ones first: they take a run before a cluster's target of the same address."""
@@ -121,13 +122,19 @@ class Roster:
 
     async def invalid(self, invalid: api.InvalidTarget, ending: Coroutine[Any, Any, None]) -> None:
         """A target that no version of ours can read: say so on the object, once. `ending` is :meth:`remove`'s."""
+        told = (invalid.uid, invalid.generation)
+        if self._invalid.get(invalid.ref) == told:
+            ending.close()
+            return  # what we wrote on it came back as an event
+        self._invalid[invalid.ref] = told
         await ending
         if self._seats.get(invalid.ref) is not None:
             return  # mended meanwhile
         accepted = condition("Accepted", "False", invalid.reason, invalid.message, invalid.generation, None)
         ready = condition("Ready", "False", invalid.reason, invalid.message, invalid.generation, None)
         status = TargetStatus(observed_generation=invalid.generation, conditions=(accepted, ready))
-        await self._patch(invalid.ref, status)
+        if not await self._patch(invalid.ref, status):
+            self._invalid.pop(invalid.ref, None)
 
     def remove(self, ref: TargetRef) -> Coroutine[Any, Any, None]:
         """A target is gone: from now on nothing is started for it. What is returned waits for what is under way.
@@ -137,6 +144,7 @@ class Roster:
         seat, task = self._seats.pop(ref, None), self._tasks.pop(ref, None)
         if task is not None:
             task.cancel()
+            self._invalid.pop(ref, None)
         return self._end(seat, task)
 
     async def _end(self, seat: Seat | None, task: asyncio.Task[None] | None) -> None:
