@@ -1,4 +1,4 @@
-"""Redaction: what is secret by name, by value or by shape leaves in no record (docs/limits.md; issue 4, "Bad input").
+"""Redaction: what is secret by name, by value or by shape leaves in no record (docs/limits.md).
 
 **By name.** The value of a parameter (of the run or of a step), an output, a tag, an annotation, a key in a loop's item
 or in a JSON text among these is secret if the name contains, in any case, ``password``, ``passwd``, ``secret``,

@@ -69,16 +69,8 @@ async def test_it_may_do_nothing_to_what_is_not_ours(kube, bound):
     assert [what for what in MAY_NOT if await allowed(kube, *what)] == []
 
 
-async def test_it_holds_its_lease_in_its_own_namespace_only(kube, bound):
-    lease = ("coordination.k8s.io", "leases")
-    assert await allowed(kube, "create", *lease, namespace="pipetrail")
-    assert await allowed(kube, "update", *lease, namespace="pipetrail", name="pipetrail")
-    assert not await allowed(kube, "update", *lease, namespace="pipetrail", name="other")
-    assert not await allowed(kube, "create", *lease, namespace="team-a")
-
-
 def test_no_rule_holds_a_wildcard_or_writes_outside_our_group():
-    """Also for what a later hand adds: the only writes are events, leases and kinds of ours."""
+    """Also for what a later hand adds: the only writes are events and kinds of ours."""
     found = []
     for role in yaml.safe_load_all(MANIFEST.read_text()):
         for rule in role.get("rules", ()):
@@ -86,4 +78,4 @@ def test_no_rule_holds_a_wildcard_or_writes_outside_our_group():
             if set(rule["verbs"]) & set(WRITES):
                 found += [f"{group}/{kind}" for group in rule["apiGroups"] for kind in rule["resources"]]
     outside = sorted({kind for kind in found if not kind.startswith(OURS)})
-    assert outside == ["/events", "coordination.k8s.io/leases"]
+    assert outside == ["/events"]

@@ -92,11 +92,6 @@ REASONS: Final[Mapping[str, Reason]] = {
         means="Something answers, but it is not an MLflow tracking server: a login page, a proxy, another path.",
         next_step="Open trackingUri followed by /version: it must show a version number. Mend the address or its path.",
     ),
-    "AddressRefused": Reason(
-        on=("Reachable", "Ready"),
-        means="The address leads to where the operator does not call: link-local, loopback or the API server.",
-        next_step="Give the tracker's own address, or let the admin of the operator allow private addresses.",
-    ),
     "AuthenticationFailed": Reason(
         on=("Reachable", "Ready"),
         means="The tracker does not know the credentials (401).",

@@ -1,16 +1,13 @@
 """``pipetrail explain``: which targets record a run, which leave it, and by which rule."""
 
-import json
-import sys
 from typing import Annotated, Any
 
 import typer
-import yaml
 from rich.table import Table
 
 from pipetrail import api, policy
 from pipetrail.cli import cluster
-from pipetrail.cli.console import console
+from pipetrail.cli.console import console, show
 from pipetrail.cli.options import Context, Namespace, Output
 from pipetrail.kube import TRACKED_RUNS, Kube
 from pipetrail.record import Record
@@ -35,14 +32,7 @@ def explain(
     """
     where = cluster.namespace_of(context, namespace)
     rows = cluster.with_cluster(context, lambda kube: _explain(kube, run, where))
-    match output:
-        case "json":
-            json.dump(rows, sys.stdout, indent=1)
-            sys.stdout.write("\n")
-        case "yaml":
-            yaml.safe_dump(rows, sys.stdout, sort_keys=False)
-        case "table":
-            _show(rows, run, where)
+    show(rows, output, lambda: _show(rows, run, where))
     raise typer.Exit(0 if any(row["records"] for row in rows) else 1)
 
 

@@ -1,16 +1,13 @@
 """``pipetrail status``: how every target and its runs are, and what to do next."""
 
-import json
-import sys
 from typing import Annotated, Any
 
 import typer
-import yaml
 from rich.table import Table
 
 from pipetrail import api
 from pipetrail.cli import cluster
-from pipetrail.cli.console import console
+from pipetrail.cli.console import console, show
 from pipetrail.cli.options import Context, Output
 from pipetrail.kube import TRACKED_RUNS, Kube
 
@@ -35,14 +32,7 @@ def status(
       pipetrail status -o json | jq '.runs | map(select(.sync == "Failed"))'
     """
     found = cluster.with_cluster(context, lambda kube: _gather(kube, namespace))
-    match output:
-        case "json":
-            json.dump(found, sys.stdout, indent=1)
-            sys.stdout.write("\n")
-        case "yaml":
-            yaml.safe_dump(found, sys.stdout, sort_keys=False)
-        case "table":
-            _show(found, limit)
+    show(found, output, lambda: _show(found, limit))
     raise typer.Exit(1 if _wrong(found) else 0)
 
 

@@ -1,17 +1,14 @@
 """``pipetrail verify``: read a run back from its trackers and compare, digit for digit."""
 
-import json
-import sys
 from typing import Any
 
 import msgspec
 import typer
-import yaml
 from rich.table import Table
 
 from pipetrail import api, capture, redact, shape
 from pipetrail.cli import cluster
-from pipetrail.cli.console import console
+from pipetrail.cli.console import console, show
 from pipetrail.cli.options import Context, Namespace, Output
 from pipetrail.kube import TRACKED_RUNS, Kube
 from pipetrail.readers.live import LiveReader
@@ -41,14 +38,7 @@ def verify(
     """
     where = cluster.namespace_of(context, namespace)
     rows = cluster.with_cluster(context, lambda kube: _verify(kube, run, where, operator_namespace))
-    match output:
-        case "json":
-            json.dump(rows, sys.stdout, indent=1)
-            sys.stdout.write("\n")
-        case "yaml":
-            yaml.safe_dump(rows, sys.stdout, sort_keys=False)
-        case "table":
-            _show(rows, run, where)
+    show(rows, output, lambda: _show(rows, run, where))
     raise typer.Exit(0 if rows and all(row["equal"] for row in rows) else 1)
 
 
