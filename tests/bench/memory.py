@@ -40,6 +40,7 @@ async def measure(place: Place) -> list[Row]:
         place.say("memory: kopf lists them")
         await objects.until("kopf has listed the Workflows", lambda: int(child.ask()["events"]) >= n, within_s=900)
         kopf = memory_mb(child.pid)
+    place.say(f"memory: peak and now in MB, operator {ours}, kopf {kopf}; the Workflows are deleted")
     await objects.remove(place.kube, place.namespace, n)
     return [
         Row(
