@@ -33,7 +33,9 @@ def configure(*, form: str = "auto", level: str = "info", stream: TextIO | None 
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
     ]
-    render: Any = structlog.dev.ConsoleRenderer() if text else structlog.processors.JSONRenderer()
+    # A pretty traceback would print the locals of each frame, and among them may be a token.
+    plain = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+    render: Any = plain if text else structlog.processors.JSONRenderer()
     structlog.configure(
         processors=[*stamps, render],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),

@@ -52,8 +52,9 @@ class Entry(Frozen, frozen=True):
         return done and self.status.reason != "TargetDeleted"  # a target of the same name resumes it
 
     def reopened(self, generation: str) -> bool:
-        """An ``argo retry``: the run that was delivered in one generation now runs, or has run, in another."""
-        return self.status.phase == "Synced" and bool(generation) and generation != self.status.generation
+        """An ``argo retry``: the run that was begun or delivered in one generation now runs, or has run, in another."""
+        begun = self.status.generation if self.status.phase == "Synced" else self.spec.run.generation
+        return bool(begun) and bool(generation) and generation != begun
 
 
 class Lost(Exception):

@@ -12,7 +12,16 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final
 
 from pipetrail import api, observe, targets
-from pipetrail.api import Condition, ConfigMapKeyRef, SecretKeyRef, SyncCounts, TargetRef, TargetSpec, TargetStatus
+from pipetrail.api import (
+    Backend,
+    Condition,
+    ConfigMapKeyRef,
+    SecretKeyRef,
+    SyncCounts,
+    TargetRef,
+    TargetSpec,
+    TargetStatus,
+)
 from pipetrail.delivery.courier import Courier
 from pipetrail.delivery.lane import Lane, Verdict
 from pipetrail.delivery.ledger import Ledger
@@ -42,6 +51,7 @@ class Seat:
         self.found = found
         self.lane = lane
         self.target: Target | None = None
+        self.made_of: tuple[Backend, tuple[str, ...]] | None = None  # what `target` was connected with
         self.courier: Courier | None = None
         self.version = ""
         self.conditions: dict[str, Condition] = {}
@@ -202,14 +212,34 @@ class Roster:
             await self._say(seat, "Suspended", "spec.suspend is true: runs wait, nothing is sent")
             return True
         found = seat.found
+        resolved: list[str] = []
+
+        async def resolve(ref: SecretKeyRef | ConfigMapKeyRef) -> str:
+            resolved.append(await self._resolve(seat, ref))
+            return resolved[-1]
+
         try:
-            connected = await targets.connect(found.spec.backend, lambda ref: self._resolve(seat, ref))
+            connected = await targets.connect(found.spec.backend, resolve)
         except RefError as error:
+            # Without its Secret a target must not go on with what the Secret held.
+            seat.courier = None
+            seat.lane.halt()
             await self._say(seat, error.reason, str(error), resolved=False)
+            return False
+        except KubeError as error:
+            observe.log().warning("references not read", target=str(seat.ref), cause=str(error))
+            if seat.courier is None:
+                await self._say(
+                    seat, "Pending", f"the API server did not give what it refers to: {error}", resolved=False
+                )
             return False
         except TargetError as error:
             await self._say(seat, error.reason, error.message)
             return False
+        made_of = (found.spec.backend, tuple(resolved))
+        if seat.target is not None and seat.courier is not None and seat.made_of == made_of:
+            await connected.close()
+            connected = seat.target  # nothing changed: calls under way keep their connection
         version = seat.version
         try:
             version = (await connected.check()).version
@@ -217,22 +247,28 @@ class Roster:
             # It may be back any moment, and lane's breaker probes more often than we look: let it.
             healthy, reason, message = False, "Unreachable", error.message
         except TargetError as error:
-            await connected.close()
+            seat.courier = None
+            seat.lane.halt()
+            if connected is not seat.target:
+                await connected.close()
             await self._say(seat, error.reason, error.message)
             return False
         except BaseException:
-            await connected.close()
+            if connected is not seat.target:
+                await connected.close()
             raise
         else:
             healthy, reason, message = True, "Ready", "runs are recorded as they complete"
         if seat.found is not found:
-            await connected.close()  # it leads to where the target led before an edit: look again, at once
+            if connected is not seat.target:
+                await connected.close()  # it leads to where the target led before an edit: look again, at once
             return False
         seat.version, seat.trouble = version, None  # a trouble that came meanwhile was the old connection's
-        old, seat.target = seat.target, connected
-        seat.courier = Courier(connected, self._ledger, seat.lane.limiter, observe.count)
-        if old is not None:
-            await old.close()
+        if connected is not seat.target:
+            old, seat.target, seat.made_of = seat.target, connected, made_of
+            seat.courier = Courier(connected, self._ledger, seat.lane.limiter, observe.count)
+            if old is not None:
+                await old.close()
         if seat.lane.halted or healthy:
             seat.lane.resume()
         await self._say(seat, reason, message)
@@ -248,11 +284,11 @@ class Roster:
         except ApiError as error:
             if error.status == 404:
                 raise RefError(f"{kind}NotFound", f"there is no {where}: create it, or mend the reference") from None
+            if error.status != 403:
+                raise
             raise RefError(
                 "RefForbidden", f"the operator may not read {where}: bind it a Role that gets {plural}"
             ) from None
-        except KubeError as error:
-            raise RefError("RefForbidden", f"{where} could not be read: {error}") from None
         value = (body.get("data") or {}).get(ref.key)
         if value is None:
             there = ", ".join(sorted(body.get("data") or {})) or "none"
