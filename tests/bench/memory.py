@@ -15,7 +15,7 @@ QUIET_SHARE: Final = 0.1
 
 
 async def measure(place: Place) -> list[Row]:
-    """The whole operator, one target whose selector matches none: each run is read once and left. Then kopf alone."""
+    """The whole operator with a target that takes none: each run is listed, looked at and left. Then kopf alone."""
     n = SHORT if place.short else WORKFLOWS
     tracker = place.tracker()
     place.say(f"memory: {n} Workflows of 20 KB are made")

@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import Final
 
 from tests.cluster.fixtures import ROOT, Cluster, Kubectl, connect, sweep
-from tests.e2e.stage import Stage
+from tests.e2e.stage import Stage, until
 from tests.real import mlflow
 from tests.real.operator import Operator
 
 from pipetrail import api
-from pipetrail.kube import Kube
+from pipetrail.kube import ARGO, Kube
 
 NAME: Final = "bench"
 
@@ -117,6 +117,11 @@ async def place(context: str | None, *, short: bool, say: Callable[[str], None])
         async with await connect(cluster) as kube:
             stage = Stage(cluster, kube, namespace)
             await stage.prepare()
+
+            async def serves() -> bool:
+                return bool(await kube.get(f"{ARGO}/namespaces/{namespace}/workflows", limit=1))
+
+            await until("Workflows are served", serves)  # a new API server says 429 for a moment
             try:
                 yield Place(cluster, kube, stage, folder, short, say, stack)
             finally:
