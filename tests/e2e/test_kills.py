@@ -30,7 +30,7 @@ RUN_S = 60.0
 TOGETHER = 14
 MIX = {
     "churn-sweep": 9, "retry-third": 6, "hooks-exit": 6, "nested-dags": 5, "loop-retry": 5, "params-kinds": 4,
-    "bad-image": 3, "when-omitted": 2,
+    "when-omitted": 5,
 }  # fmt: skip
 Call = Literal["intent", "create", "opened", "log-batch", "settle"]
 When = Literal["before", "after", "late"]

@@ -22,6 +22,7 @@ from pipetrail.sources import argo
 
 RESTART_FIRST_S: Final = 1.0
 RESTART_MOST_S: Final = 30.0
+ENDING_S: Final = 5.0
 ENDED_PODS: Final = "status.phase!=Pending,status.phase!=Running"
 COMPLETE_RESULTS: Final = "workflows.argoproj.io/report-outputs-completed=true"
 Kinds = frozenset[tuple[str, str]]  # (group, plural) of what the API server has
@@ -198,10 +199,15 @@ class Watches:
 
         def work() -> None:
             text = ""
+            # Not asyncio.run: it waits for every task and thread of the loop, and some of kopf's never end.
+            inner = asyncio.new_event_loop()
             try:
-                asyncio.run(self._operate(loop, kinds, stop))
+                inner.run_until_complete(self._operate(loop, kinds, stop))
             except BaseException as error:  # noqa: BLE001  whatever ends kopf ends only this thread, and is said
                 text = f"{type(error).__name__}: {error}"[:300]
+            finally:
+                inner.set_exception_handler(lambda *_: None)
+                inner.close()
             loop.call_soon_threadsafe(finish, text)
 
         threading.Thread(target=work, name="watches", daemon=True).start()
@@ -212,19 +218,33 @@ class Watches:
             stop.set()
 
     async def _operate(self, loop: asyncio.AbstractEventLoop, kinds: Kinds, stop: threading.Event) -> None:
+        """Run kopf until one of its root tasks ends; raises what ended it.
+
+        kopf's own `operator()` then waits for all of its tasks without limit: a watcher that reconnects at that moment
+        waits for a login that nobody will make any more, and we would be deaf from then on.
+        """
         kube = await Kube.connect(self._context)
+        mine = asyncio.all_tasks()
         try:
-            await kopf.operator(
+            roots = await kopf.spawn_tasks(
                 registry=registry(Sink(loop, self._dispatch, self._marks), kinds, kube),
                 settings=tuned(),
                 clusterwide=not self._settings.watch_namespaces,
                 namespaces=self._settings.watch_namespaces,
                 stop_flag=stop,
             )
+            ended, _ = await asyncio.wait(roots, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            # kopf waits for `stop` in a thread of the loop's executor, and the loop ends only when that thread has.
             stop.set()
+            left = asyncio.all_tasks() - mine
+            for task in left:
+                task.cancel()
+            if left:
+                await asyncio.wait(left, timeout=ENDING_S)
             await kube.close()
+        for task in ended:
+            if not task.cancelled():
+                task.result()
 
     def watch(self, kinds: Kinds) -> None:
         """Watch other kinds from now on: kopf is started again with them."""
