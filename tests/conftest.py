@@ -4,10 +4,12 @@ In CI nothing is skipped, and a run of all tests must have shown everything that
 """
 
 import asyncio
+import logging
 import os
 from collections import Counter, defaultdict
 
 import pytest
+import structlog
 from tests.named import unshown
 
 TIERS = ("unit", "mlflow", "api", "node")
@@ -22,6 +24,15 @@ SEES = {
 asyncio.set_event_loop(None)
 
 IN_CI = os.environ.get("CI", "").lower() in ("1", "true", "yes")
+
+
+@pytest.fixture(autouse=True)
+def _logs_as_before():
+    """A test that configures logs (the command does) leaves them as it found them, not on a stream that is closed."""
+    handlers = logging.root.handlers[:]
+    yield
+    structlog.reset_defaults()
+    logging.root.handlers[:] = handlers
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -90,11 +101,11 @@ class Shown:
                 terminalreporter.write_line(f"{name}: {what}")
 
 
-@pytest.hookimpl(hookwrapper=True, tryfirst=True)
+@pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_makereport(item: pytest.Item):
     """In CI a skipped test that names a tier is a failure: there the machine has what it needs."""
-    outcome = yield
-    report = outcome.get_result()
+    report = yield
     if IN_CI and report.skipped and tier_of(item.keywords) != "unit" and not hasattr(report, "wasxfail"):
         report.outcome = "failed"
         report.longrepr = f"skipped in CI: {report.longrepr}"
+    return report
