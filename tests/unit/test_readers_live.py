@@ -38,7 +38,7 @@ class Wire:
         self.answers[f"{NS}/secrets/store"] = (200, {"data": encoded})
 
     def pod(self, uid: str, log: bytes = b"2026-11-23T19:42:06Z epoch=1 loss=1\n") -> None:
-        self.answers[f"{NS}/pods/p"] = (200, {"metadata": {"uid": uid}})
+        self.answers[f"{NS}/pods/p"] = (200, {"metadata": {"uid": uid}, "spec": {"nodeName": "node0"}})
         self.answers[f"{NS}/pods/p/log"] = (200, log)
 
     def location(self, key: str) -> S3Location:
