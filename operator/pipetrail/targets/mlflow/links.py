@@ -37,7 +37,8 @@ def with_compare(note: str, base: str, runs: Sequence[Handle]) -> str:
     while True:
         said = f"the {len(shown)} runs" if len(shown) == len(runs) else f"the first {len(shown)} of {len(runs)} runs"
         link = f"[Compare {said} of this sweep]({compare_page(base, shown)})"
-        text = f"{link}\n\n{note}" if note else link
+        # On one line with what follows: MLflow folds a description after about three, and a failure is to be seen.
+        text = f"{link} · {note}" if note else link
         if len(text) <= TAG_MOST or len(shown) <= 2:
             return text if len(text) <= TAG_MOST else note
         shown.pop()
