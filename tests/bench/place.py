@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,13 +94,16 @@ def _cluster(context: str | None) -> Iterator[Cluster]:
     up = _tool("up", "--tier", "api")
     if up.returncode:
         raise Trouble(f"no API server: {(up.stderr or up.stdout)[-800:]}")
-    env = json.loads(_tool("env", "-o", "json").stdout)
-    made = Cluster(env["kubeconfig"], env["context"], str(Path(env["bin"]) / "kubectl"), env)
-    ask = Kubectl(made)
-    ask("apply", "--server-side", "--force-conflicts", "-f", str(ROOT / "crds"))
-    names = [f"crd/{crd['metadata']['name']}" for crd in api.crds().values()]
-    ask("wait", "--for=condition=Established", "--timeout=30s", *names)
     try:
+        env = json.loads(_tool("env", "-o", "json").stdout)
+        made = Cluster(env["kubeconfig"], env["context"], str(Path(env["bin"]) / "kubectl"), env)
+        ask = Kubectl(made)
+        ask("apply", "--server-side", "--force-conflicts", "-f", str(ROOT / "crds"))
+        names = [f"crd/{crd['metadata']['name']}" for crd in api.crds().values()]
+        for _ in range(20):  # kubectl's wait fails on a resource that has no status yet
+            if ask("wait", "--for=condition=Established", "--timeout=30s", *names, check=False).code == 0:
+                break
+            time.sleep(0.5)
         yield made
     finally:
         if not there:
