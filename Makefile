@@ -34,7 +34,7 @@ demo-down: env
 
 test: env lint
 	@$(if $(CONTEXT),,python3 deploy/local/cluster.py up --tier $(TIER))
-	@$(RUN) pytest $(if $(CONTEXT),--context $(CONTEXT)) $(PYTEST_FLAGS)
+	@$(RUN) pytest --numprocesses 2 --dist loadfile $(if $(CONTEXT),--context $(CONTEXT)) $(PYTEST_FLAGS)
 
 lint: env
 	@$(RUN) ruff check .

@@ -71,7 +71,8 @@ def pytest_terminal_summary(terminalreporter, exitstatus, config) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.pluginmanager.register(Shown(config), "guarantees")
+    if not hasattr(config, "workerinput"):  # a worker of xdist sees only its share
+        config.pluginmanager.register(Shown(config), "guarantees")
 
 
 class Shown:
