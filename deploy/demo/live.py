@@ -132,8 +132,8 @@ class Live:
             seen.update(new)
             for step in {name, *(key.partition("/")[0] for key in new if "/" in key)}:
                 self._arrived.setdefault(step, time.monotonic())
-            texts = [f"{key} {value:.6g}" for key, value in list(new.items())[:5]]
-            more = f" and {len(new) - 5} more" if len(new) > 5 else ""
+            texts = [f"{key} {value:.6g}" for key, value in list(new.items())[:3]]
+            more = f" and {len(new) - 3} more" if len(new) > 3 else ""
             self.say("MLflow", f"{name}: {', '.join(texts)}{more}")
         if status not in ("RUNNING", "SCHEDULED") and status not in seen:
             seen.add(status)

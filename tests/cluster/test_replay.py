@@ -69,7 +69,9 @@ def comparable(record: str, name: str) -> object:
     return body
 
 
-@pytest.mark.parametrize("name", ["churn-sweep", "loop-retry", "hooks-exit", "retry-cli", "daemon"])
+# retry-cli is not among them: whether a pod was made in this generation is told by the API server's own clock, which a
+# replay at another speed can't shift.
+@pytest.mark.parametrize("name", ["churn-sweep", "loop-retry", "hooks-exit", "daemon"])
 async def test_a_replay_that_is_recorded_gives_the_record_of_the_recording(name, kube, namespace, play, tmp_path):
     made = asyncio.Event()
     playing = asyncio.create_task(play(name, called="again", speed=60, on_move=lambda _: made.set()))
