@@ -27,6 +27,12 @@ IN_CI = os.environ.get("CI", "").lower() in ("1", "true", "yes")
 
 
 @pytest.fixture(autouse=True)
+def _no_width(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tables have the width that they have in a pipe, whatever terminal or make the tests run under."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+
+
+@pytest.fixture(autouse=True)
 def _logs_as_before():
     """A test that configures logs (the command does) leaves them as it found them, not on a stream that is closed."""
     handlers = logging.root.handlers[:]

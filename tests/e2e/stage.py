@@ -24,7 +24,10 @@ from pipetrail.kube import ARGO, TRACKED_RUNS, ApiError, Kube, KubeError
 
 ROOT: Final = Path(__file__).parents[2]
 RECORDINGS: Final = ROOT / "tests" / "data" / "argo"
-NAME: Final = os.environ.get("PIPETRAIL_E2E_CLUSTER", "e2e")
+# One cluster for each of pytest's workers: what one test file does to its API server is no other's business.
+NAME: Final = os.environ.get("PIPETRAIL_E2E_CLUSTER", "e2e") + os.environ.get("PYTEST_XDIST_WORKER", "").replace(
+    "gw", "-"
+)
 
 
 def tool(*arguments: str, timeout_s: float = 3600) -> subprocess.CompletedProcess[str]:
