@@ -109,9 +109,7 @@ class Deliveries:
     async def _read(self, state: RunState) -> Reading | None:
         """The run as it stands now, or as it last stood; None if it vanished and its last body has not come (yet)."""
         if not state.facts_known:
-            before = state.facts
-            state.learn(await objects.facts(self._kube, state.header, before), before)
-            state.facts_known = True
+            await self._ask_for_facts(state)
         body = state.exhume()
         if body is None:
             header = state.header
@@ -122,7 +120,20 @@ class Deliveries:
                 self._vanished()
                 return None
             state.header = read
-        return argo.read(body, state.facts, cluster=self._cluster)
+        reading = argo.read(body, state.facts, cluster=self._cluster)
+        unseen = _unseen(reading.record) - state.asked_for
+        if unseen and state.last_body is None:
+            # The Workflow's watch was faster than the pods'. A tracker fixes a child's start when it is made, and only
+            # the pod knows when the program began: ask once instead of waiting for the event.
+            state.asked_for |= unseen
+            await self._ask_for_facts(state)
+            reading = argo.read(body, state.facts, cluster=self._cluster)
+        return reading
+
+    async def _ask_for_facts(self, state: RunState) -> None:
+        before = state.facts
+        state.learn(await objects.facts(self._kube, state.header, before), before)
+        state.facts_known = True
 
     def _pinned(self, seat: Seat, state: RunState, entry: Entry | None) -> api.Policy | None:
         """The policy that this run has for this target; None if the target leaves it alone."""
@@ -194,6 +205,16 @@ class Deliveries:
             record, pinned, places=self._settings.places, cluster_target=seat.ref.kind == "ClusterTrackingTarget",
             attempt=attempt, supersedes=supersedes,
         )  # fmt: skip
+
+
+def _unseen(record: Record) -> set[str]:
+    """Attempts that have ended and whose pod nobody has told us of (a cached step never had one)."""
+    return {
+        f"{step.path} {step.iteration} {len(step.attempts)}"
+        for step in record.steps
+        if step.kind == "pod" and step.outcome.status in ("succeeded", "failed", "error")
+        if step.attempts and step.attempts[-1].pod_uid is None
+    }
 
 
 def run_name(state: RunState) -> str:

@@ -27,6 +27,9 @@ class RunState:
     def __init__(self, header: argo.Header) -> None:
         self.header = header
         self.facts = argo.RunFacts()
+        self.asked_for: set[str] = (
+            set()
+        )  # attempts whose pods were asked for by name, because no event had told of them
         self.edition = 0  # grows with each news, so that a record made before it is told apart
         self.files = FileCache()
         self.progress: dict[TargetRef, Progress] = {}
