@@ -43,7 +43,6 @@ lint: env
 	@$(RUN) lint-imports --no-cache | tail -n 12
 
 bench: env
-	@$(if $(CONTEXT),,python3 deploy/local/cluster.py up --tier api)
 	@$(RUN) python -m tests.bench $(CONTEXT_FLAG)
 
 cluster:
