@@ -12,18 +12,16 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from tests.cluster.fixtures import ROOT, Cluster, Kubectl, connect, sweep
+from tests.cluster.fixtures import ROOT, Cluster, Kubectl, connect, sweep, with_crds
 from tests.e2e.stage import Stage, until
 from tests.real import mlflow
 from tests.real.operator import Operator
 
-from pipetrail import api
 from pipetrail.kube import ARGO, Kube
 
 NAME: Final = "bench"
@@ -95,16 +93,7 @@ def _cluster(context: str | None) -> Iterator[Cluster]:
     if up.returncode:
         raise Trouble(f"no API server: {(up.stderr or up.stdout)[-800:]}")
     try:
-        env = json.loads(_tool("env", "-o", "json").stdout)
-        made = Cluster(env["kubeconfig"], env["context"], str(Path(env["bin"]) / "kubectl"), env)
-        ask = Kubectl(made)
-        ask("apply", "--server-side", "--force-conflicts", "-f", str(ROOT / "crds"))
-        names = [f"crd/{crd['metadata']['name']}" for crd in api.crds().values()]
-        for _ in range(20):  # kubectl's wait fails on a resource that has no status yet
-            if ask("wait", "--for=condition=Established", "--timeout=30s", *names, check=False).code == 0:
-                break
-            time.sleep(0.5)
-        yield made
+        yield with_crds(json.loads(_tool("env", "-o", "json").stdout))
     finally:
         if not there:
             _tool("down")

@@ -10,6 +10,7 @@ import secrets
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -89,6 +90,20 @@ def _tool(*args: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=UP_TIMEOUT_S, check=False)
 
 
+def with_crds(env: dict[str, Any]) -> Cluster:
+    """The cluster of ``cluster.py env -o json``, with our CRDs established."""
+    made = Cluster(env["kubeconfig"], env["context"], str(Path(env["bin"]) / "kubectl"), env)
+    ask = Kubectl(made)
+    ask("apply", "--server-side", "--force-conflicts", "-f", str(ROOT / "crds"))
+    names = [f"crd/{crd['metadata']['name']}" for crd in api.crds().values()]
+    for _ in range(20):  # kubectl's wait fails on a resource that has no status yet
+        answer = ask("wait", "--for=condition=Established", "--timeout=30s", *names, check=False)
+        if answer.code == 0:
+            return made
+        time.sleep(0.5)
+    raise AssertionError(f"the CRDs are not established: {answer.err}")
+
+
 @pytest.fixture(scope="session")
 def cluster(request: pytest.FixtureRequest) -> Cluster:
     """A running API server that has our CRDs."""
@@ -104,13 +119,7 @@ def cluster(request: pytest.FixtureRequest) -> Cluster:
     up = _tool("up", "--tier", "api")
     if up.returncode:
         _missing(f"no api tier (python3 deploy/local/cluster.py up --tier api): {(up.stderr or up.stdout)[-800:]}")
-    env = json.loads(_tool("env", "-o", "json").stdout)
-    made = Cluster(env["kubeconfig"], env["context"], str(Path(env["bin"]) / "kubectl"), env)
-    ask = Kubectl(made)
-    ask("apply", "--server-side", "--force-conflicts", "-f", str(ROOT / "crds"))
-    names = [f"crd/{crd['metadata']['name']}" for crd in api.crds().values()]
-    ask("wait", "--for=condition=Established", "--timeout=30s", *names)
-    return made
+    return with_crds(json.loads(_tool("env", "-o", "json").stdout))
 
 
 @pytest.fixture(scope="session")

@@ -5,17 +5,24 @@ import contextlib
 import json
 import secrets
 import shutil
-import time
 from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
 
 import pytest
 import pytest_asyncio
-from tests.cluster.fixtures import Cluster, Kubectl, _missing, cluster, connect, kube, kubectl, namespace, sweep  # noqa: F401
-from tests.e2e.stage import ROOT, Stage, tool
+from tests.cluster.fixtures import (  # noqa: F401
+    Cluster,
+    Kubectl,
+    _missing,
+    cluster,
+    connect,
+    kube,
+    kubectl,
+    namespace,
+    sweep,
+    with_crds,
+)
+from tests.e2e.stage import Stage, tool
 from tests.real import mlflow as real_mlflow
-
-from pipetrail import api
 
 
 @pytest.fixture(scope="session")
@@ -28,16 +35,7 @@ def own_cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
     up = tool("up", "--tier", "api")
     if up.returncode:
         _missing(f"no api tier of its own: {(up.stderr or up.stdout)[-800:]}")
-    env = json.loads(tool("env", "-o", "json").stdout)
-    made = Cluster(env["kubeconfig"], env["context"], str(Path(env["bin"]) / "kubectl"), env)
-    ask = Kubectl(made)
-    ask("apply", "--server-side", "--force-conflicts", "-f", str(ROOT / "crds"))
-    names = [f"crd/{crd['metadata']['name']}" for crd in api.crds().values()]
-    for _ in range(20):  # kubectl's wait fails on a resource that has no status yet
-        if ask("wait", "--for=condition=Established", "--timeout=30s", *names, check=False).code == 0:
-            break
-        time.sleep(0.5)
-    yield made
+    yield with_crds(json.loads(tool("env", "-o", "json").stdout))
     if not there:
         tool("down")
 
