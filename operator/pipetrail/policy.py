@@ -20,9 +20,11 @@ from pipetrail.api import (
     FoundTarget,
     LabelSelector,
     MlflowBackend,
+    NeptuneBackend,
     Policy,
     Requirement,
     TargetSpec,
+    TensorboardBackend,
 )
 from pipetrail.record import Frozen
 from pipetrail.sources.argo import Header
@@ -90,9 +92,9 @@ def decide(run: RunFacts, target: FoundTarget, *, others: Iterable[FoundTarget] 
     decision = _alone(run, target)
     if isinstance(decision, Left):
         return decision
-    place, rank = address(target.spec.backend), _rank(target)
+    place, rank = address(target), _rank(target)
     for other in others:
-        same = other.ref != target.ref and _rank(other) < rank and address(other.spec.backend) == place
+        same = other.ref != target.ref and _rank(other) < rank and address(other) == place
         if same and isinstance(_alone(run, other), Taken):
             return Left(rule="SameTracker", why=f"{other.ref} records it in the same tracker, {place}")
     return decision
@@ -114,17 +116,25 @@ def selects(selector: LabelSelector, labels: Mapping[str, str]) -> bool:
     return exact and all(_meets(requirement, labels) for requirement in selector.match_expressions)
 
 
-def address(backend: Backend) -> str:
+def address(target: FoundTarget) -> str:
     """Where a tracker is, so that two spellings of one address are equal: case, default port, trailing slash, .svc."""
-    match backend:
+    match target.spec.backend:
         case Backend(mlflow=MlflowBackend(tracking_uri=uri)):
-            parts = urlsplit(uri)
-            scheme, host = parts.scheme.lower(), (parts.hostname or "").rstrip(".")
-            host = host.removesuffix(".cluster.local") if host.endswith(".svc.cluster.local") else host
-            port = parts.port or {"http": 80, "https": 443}.get(scheme, 0)
-            return f"mlflow {scheme}://{host}:{port}{re.sub('/+', '/', parts.path).rstrip('/')}"
+            return f"mlflow {_server(uri)}"
+        case Backend(neptune=NeptuneBackend(server_uri=uri, project=project)):
+            return f"neptune {_server(uri)} {project}"
+        case Backend(tensorboard=TensorboardBackend(directory=directory)):
+            return f"tensorboard {target.ref.namespace or '_cluster'}/{directory}"
         case _:
             return ""
+
+
+def _server(uri: str) -> str:
+    parts = urlsplit(uri)
+    scheme, host = parts.scheme.lower(), (parts.hostname or "").rstrip(".")
+    host = host.removesuffix(".cluster.local") if host.endswith(".svc.cluster.local") else host
+    port = parts.port or {"http": 80, "https": 443}.get(scheme, 0)
+    return f"{scheme}://{host}:{port}{re.sub('/+', '/', parts.path).rstrip('/')}"
 
 
 def _alone(run: RunFacts, target: FoundTarget) -> Decision:

@@ -21,13 +21,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """What an admin sets once for the operator.
 
     `cluster` names this cluster in every key; empty means the uid of the namespace kube-system. `namespace` is the
-    operator's own. `watch_namespaces` empty means all.
+    operator's own. `watch_namespaces` empty means all. `mlmd` is host:port of KFP's metadata store;
+    `tensorboard_root` is the folder below which TensorBoard targets write.
     """
 
     cluster: str = ""
     namespace: str = "pipetrail"
     watch_namespaces: tuple[str, ...] = ()
     places: Places = Places()
+    mlmd: str = ""
+    tensorboard_root: str = ""
     history_ttl_s: float = DEFAULT_HISTORY_TTL_S
 
 

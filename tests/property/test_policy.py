@@ -110,14 +110,14 @@ def test_a_namespaced_target_never_gets_a_run_of_another_namespace(run, target):
 
 @given(RUNS, MANY)
 def test_no_tracker_gets_a_run_from_two_targets(run, targets):
-    places = [policy.address(t.spec.backend) for t, d in policy.decide_all(run, targets) if isinstance(d, Taken)]
+    places = [policy.address(t) for t, d in policy.decide_all(run, targets) if isinstance(d, Taken)]
     assert len(places) == len(set(places))
 
 
 @given(RUNS, MANY)
 def test_every_tracker_that_some_target_selects_gets_the_run(run, targets):
-    selected = {policy.address(t.spec.backend) for t in targets if isinstance(policy.decide(run, t), Taken)}
-    taken = {policy.address(t.spec.backend) for t, d in policy.decide_all(run, targets) if isinstance(d, Taken)}
+    selected = {policy.address(t) for t in targets if isinstance(policy.decide(run, t), Taken)}
+    taken = {policy.address(t) for t, d in policy.decide_all(run, targets) if isinstance(d, Taken)}
     assert taken == selected
 
 

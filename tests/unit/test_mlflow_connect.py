@@ -28,7 +28,7 @@ async def sent(backend: Backend, proxy: Proxy, ca_pem: str = "") -> str | None:
     async def resolve(ref: SecretKeyRef | ConfigMapKeyRef) -> str:
         return ca_pem if isinstance(ref, ConfigMapKeyRef) else VALUES[f"{ref.name}/{ref.key}"]
 
-    target = await targets.connect(backend, resolve)
+    target = await targets.connect(backend, resolve, targets.Site(namespace="team-a"))
     try:
         await target.check()
     finally:

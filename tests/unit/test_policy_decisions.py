@@ -181,7 +181,7 @@ def test_another_address_is_another_tracker():
     ],
 )  # fmt: skip
 def test_two_spellings_of_an_address_are_one_tracker(one, other):
-    assert policy.address(backend(one)) == policy.address(backend(other))
+    assert policy.address(target(uri=one)) == policy.address(target(uri=other))
 
 
 @pytest.mark.parametrize(
@@ -189,7 +189,7 @@ def test_two_spellings_of_an_address_are_one_tracker(one, other):
     [("http://m", "https://m"), ("http://m", "http://m:5000"), ("http://m/a", "http://m/b"), ("http://m", "http://n")],
 )
 def test_two_addresses_are_two_trackers(one, other):
-    assert policy.address(backend(one)) != policy.address(backend(other))
+    assert policy.address(target(uri=one)) != policy.address(target(uri=other))
 
 
 def test_an_edit_of_what_is_pinned_changes_the_digest_and_no_other_does():

@@ -1,9 +1,21 @@
 """The API, group ``pipetrail.dev/v1alpha1``: the only place where its kinds are defined. crds/*.yaml is generated.
 
-`target` and `trackedrun` hold the types, `rules` what is more than a type, `crds` and `schema` make the CRDs of them,
-`decode` reads targets that may have come past the API server's rules, `conditions` says what each reason means.
+`target`, `backend` and `trackedrun` hold the types, `rules` what is more than a type, `crds` and `schema` make the
+CRDs of them, `decode` reads targets that may have come past the API server's rules, `conditions` says what each reason
+means.
 """
 
+from pipetrail.api.backend import (
+    Backend,
+    BasicAuth,
+    CaBundleRef,
+    ConfigMapKeyRef,
+    MlflowAuth,
+    MlflowBackend,
+    NeptuneBackend,
+    SecretKeyRef,
+    TensorboardBackend,
+)
 from pipetrail.api.conditions import REASONS, Reason
 from pipetrail.api.crds import crds, to_yaml
 from pipetrail.api.decode import FoundTarget, InvalidTarget, decode_target
@@ -16,23 +28,16 @@ from pipetrail.api.target import (
     TAGS_ANNOTATION,
     TARGETS_ANNOTATION,
     TRACK_LABEL,
-    Backend,
-    BasicAuth,
-    CaBundleRef,
     Capture,
     ClusterTargetSpec,
-    ConfigMapKeyRef,
     Delivery,
     Files,
     LabelSelector,
-    MlflowAuth,
-    MlflowBackend,
     Naming,
     Policy,
     Redact,
     Requirement,
     RunPolicy,
-    SecretKeyRef,
     Select,
     TargetKind,
     TargetRef,
@@ -58,8 +63,8 @@ __all__ = [
     "RUN_NAME_ANNOTATION", "TAGS_ANNOTATION", "TARGETS_ANNOTATION", "TRACK_LABEL", "VERSION", "Backend",
     "BasicAuth", "CaBundleRef", "Capture", "Changes", "Claim", "ClusterTargetSpec", "Condition", "ConfigMapKeyRef",
     "Delivery", "Files", "FoundTarget", "InvalidTarget", "LabelSelector", "MlflowAuth", "MlflowBackend", "Model",
-    "Naming", "Policy", "Reason", "Redact", "Requirement", "RunPolicy", "RunRef", "SecretKeyRef", "Select",
-    "StatusChange", "StatusPartial", "SyncCounts", "SyncPhase", "TargetKind", "TargetRef", "TargetSpec",
-    "TargetStatus", "TrackedRunSpec", "TrackedRunStatus", "crds", "decode_target", "seconds", "to_json", "to_yaml",
-    "tracked_run_name",
+    "Naming", "NeptuneBackend", "Policy", "Reason", "Redact", "Requirement", "RunPolicy", "RunRef", "SecretKeyRef",
+    "Select", "StatusChange", "StatusPartial", "SyncCounts", "SyncPhase", "TargetKind", "TargetRef", "TargetSpec",
+    "TargetStatus", "TensorboardBackend", "TrackedRunSpec", "TrackedRunStatus", "crds", "decode_target", "seconds",
+    "to_json", "to_yaml", "tracked_run_name",
 ]  # fmt: skip

@@ -60,6 +60,14 @@ POSITIVE_DURATION: Final = Rule(
     _positive,
 )
 
+NEPTUNE_PROJECT: Final = _matches(
+    "^[A-Za-z0-9_.-]+/[A-Za-z0-9_. -]+$", "write workspace and project with a slash between them, as in team/churn"
+)
+RELATIVE_PATH: Final = _matches(
+    "^([A-Za-z0-9_-][A-Za-z0-9_.-]*(/[A-Za-z0-9_-][A-Za-z0-9_.-]*)*)?$",
+    "write a folder relative to the target's own, without a leading / and without .., as in churn or churn/daily",
+)
+
 OBJECT_NAME: Final = _matches(
     r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$",
     "give the object's name: lower-case letters, digits, '-' and '.', without a namespace",

@@ -1,8 +1,7 @@
 """TrackingTarget and ClusterTrackingTarget: where runs go, which runs, and how.
 
-Conventions: a union has exactly one key; enums are CamelCase; a reference names no namespace (a TrackingTarget sees its
-own only, a ClusterTrackingTarget's Secrets lie in the operator's); durations are Go's ("168h"). Every field here does
-something.
+Conventions: a union has exactly one key (:mod:`pipetrail.api.backend`); enums are CamelCase; durations are Go's
+("168h"). Every field here does something.
 """
 
 import hashlib
@@ -13,6 +12,7 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from pipetrail.api import rules
+from pipetrail.api.backend import Backend
 from pipetrail.api.model import ATOMIC, GROUP, Model, doc, listed
 
 TRACK_LABEL: Final = f"{GROUP}/track"
@@ -22,93 +22,10 @@ RUN_NAME_ANNOTATION: Final = f"{GROUP}/run-name"
 TAGS_ANNOTATION: Final = f"{GROUP}/tags"
 
 TargetKind = Literal["TrackingTarget", "ClusterTrackingTarget"]
-DataKey = Annotated[str, doc("One key of the object's data.", rules.DATA_KEY, min_length=1, max_length=253)]
 _GLOB: Final[Mapping[str, Any]] = {"min_length": 1, "max_length": 200}
 NameGlob = Annotated[str, Meta(**_GLOB, extra={"rules": (rules.NAME_GLOB,)})]
 FileGlob = Annotated[str, Meta(**_GLOB, extra={"rules": (rules.FILE_GLOB,)})]
 KeyGlob = Annotated[str, Meta(**_GLOB, extra={"rules": (rules.KEY_GLOB,)})]
-
-
-class SecretKeyRef(Model, frozen=True, kw_only=True):
-    """A key of a Secret: in the target's own namespace or, for a ClusterTrackingTarget, in the operator's."""
-
-    SCHEMA: ClassVar = ATOMIC
-
-    name: Annotated[str, doc("Name of the Secret.", rules.OBJECT_NAME, min_length=1, max_length=253)]
-    key: DataKey
-
-
-class ConfigMapKeyRef(Model, frozen=True, kw_only=True):
-    """A key of a ConfigMap: in the target's own namespace or, for a ClusterTrackingTarget, in the operator's."""
-
-    SCHEMA: ClassVar = ATOMIC
-
-    name: Annotated[str, doc("Name of the ConfigMap.", rules.OBJECT_NAME, min_length=1, max_length=253)]
-    key: DataKey
-
-
-class BasicAuth(Model, frozen=True, kw_only=True):
-    """User name and password, each in a Secret."""
-
-    username_secret_ref: Annotated[SecretKeyRef, doc("Where the user name lies.")]
-    password_secret_ref: Annotated[SecretKeyRef, doc("Where the password lies.")]
-
-
-class MlflowAuth(Model, frozen=True, kw_only=True):
-    """How to log in: exactly one of bearerTokenSecretRef and basic."""
-
-    RULES: ClassVar = (
-        rules.exactly_one(
-            ("bearerTokenSecretRef", "basic"),
-            "auth: name exactly one of bearerTokenSecretRef and basic, or leave auth out",
-        ),
-    )
-
-    bearer_token_secret_ref: Annotated[SecretKeyRef, doc("Where the token lies that is sent as a bearer token.")] | (
-        UnsetType
-    ) = UNSET
-    basic: Annotated[BasicAuth, doc("User name and password, each in a Secret.")] | UnsetType = UNSET
-
-
-class CaBundleRef(Model, frozen=True, kw_only=True):
-    """Where the certificates lie (PEM) that sign the tracker's."""
-
-    config_map_key_ref: Annotated[ConfigMapKeyRef, doc("The ConfigMap and its key, as in ca.crt.")]
-
-
-class MlflowBackend(Model, frozen=True, kw_only=True):
-    """An MLflow tracking server."""
-
-    tracking_uri: Annotated[
-        str,
-        doc(
-            "Address of the MLflow server for the operator, as in http://mlflow.mlflow.svc:5000. A path is kept.",
-            *rules.HTTP_ADDRESS, min_length=1, max_length=2000,
-        ),
-    ]  # fmt: skip
-    ui_uri: (
-        Annotated[
-            str,
-            doc(
-                "Address of the same server for people, for links; absent means trackingUri.",
-                *rules.HTTP_ADDRESS, min_length=1, max_length=2000,
-            ),
-        ]
-        | UnsetType
-    ) = UNSET  # fmt: skip
-    auth: Annotated[MlflowAuth, doc("How to log in; absent means without credentials.")] | UnsetType = UNSET
-    ca_bundle_ref: (
-        Annotated[CaBundleRef, doc("The certificates that sign the server's; absent means the public ones.")]
-        | UnsetType
-    ) = UNSET
-
-
-class Backend(Model, frozen=True, kw_only=True):
-    """The tracker: exactly one key."""
-
-    RULES: ClassVar = (rules.exactly_one(("mlflow",), "backend: name exactly one tracker, e.g. mlflow"),)
-
-    mlflow: Annotated[MlflowBackend, doc("An MLflow tracking server.")] | UnsetType = UNSET
 
 
 class Requirement(Model, frozen=True, kw_only=True):
@@ -144,7 +61,10 @@ class Select(Model, frozen=True, kw_only=True):
     """Which runs: all of these must hold; what is left out holds for every run."""
 
     sources: Annotated[
-        tuple[Literal["Argo"], ...], listed("Kinds of runs; empty means all. Argo is Argo Workflows.", most=8)
+        tuple[Literal["Argo", "KubeflowPipelines"], ...],
+        listed(
+            "Kinds of runs; empty means all. Argo is Argo Workflows other than those of Kubeflow Pipelines.", most=8
+        ),
     ] = ()
     run_selector: Annotated[LabelSelector, doc("Labels of the run.")] = LabelSelector()
     pipelines: Annotated[
@@ -207,6 +127,9 @@ class Capture(Model, frozen=True, kw_only=True):
 
     params: Annotated[Literal["All", "None"], doc("Parameters of the run and its steps.")] = "All"
     metrics: Annotated[Literal["All", "None"], doc("Numbers among the outputs and in metric files.")] = "All"
+    figures: Annotated[Literal["All", "None"], doc("Confusion matrices, ROC curves, tables, markdown and HTML.")] = (
+        "All"
+    )
     artifacts: Annotated[
         Literal["Reference", "None"], doc("Reference lists the artifacts with their addresses; none is copied.")
     ] = "Reference"

@@ -31,6 +31,12 @@ def run(
     logs_url: Annotated[
         str | None, typer.Option(help="Address of a pod's log, with {namespace} and {pod}; failed steps link to it.")
     ] = None,
+    mlmd: Annotated[
+        str | None, typer.Option(help="host:port of Kubeflow Pipelines' metadata store (MLMD), for runs of KFP v2.")
+    ] = None,
+    tensorboard_root: Annotated[
+        str | None, typer.Option(help="Folder (a volume) below which TensorBoard targets write their event files.")
+    ] = None,
     log_format: Annotated[
         Literal["auto", "json", "text"], typer.Option(help="auto: text on a terminal, else a JSON object a line.")
     ] = "auto",
@@ -63,7 +69,8 @@ def run(
     )
     chosen = msgspec.structs.replace(
         base, cluster=cluster or base.cluster, namespace=namespace or base.namespace, places=places,
-        watch_namespaces=tuple(watch_namespace or base.watch_namespaces),
+        watch_namespaces=tuple(watch_namespace or base.watch_namespaces), mlmd=mlmd or base.mlmd,
+        tensorboard_root=tensorboard_root or base.tensorboard_root,
     )  # fmt: skip
     try:
         asyncio.run(app.run(chosen, context=context))

@@ -13,7 +13,7 @@ from pipetrail.cli.options import Context, Namespace, Output
 from pipetrail.kube import TRACKED_RUNS, Kube
 from pipetrail.readers.live import LiveReader
 from pipetrail.settings import Settings
-from pipetrail.targets import connect
+from pipetrail.targets import Site, connect
 from pipetrail.targets.target import Target, Tree
 from pipetrail.targets.verify import differences
 
@@ -23,6 +23,7 @@ def verify(
     context: Context = None,
     namespace: Namespace = None,
     operator_namespace: str = typer.Option(Settings().namespace, help="Where ClusterTrackingTargets' Secrets lie."),
+    tensorboard_root: str = typer.Option("", help="Where the operator's TensorBoard folder is mounted here."),
     output: Output = "table",
 ) -> None:
     """Read a run back from every tracker that it is recorded in, and compare each value with what the cluster has.
@@ -37,12 +38,14 @@ def verify(
       pipetrail verify churn-sweep-x7k2p -n team-a -o json
     """
     where = cluster.namespace_of(context, namespace)
-    rows = cluster.with_cluster(context, lambda kube: _verify(kube, run, where, operator_namespace))
+    rows = cluster.with_cluster(context, lambda kube: _verify(kube, run, where, operator_namespace, tensorboard_root))
     show(rows, output, lambda: _show(rows, run, where))
     raise typer.Exit(0 if rows and all(row["equal"] for row in rows) else 1)
 
 
-async def _verify(kube: Kube, name: str, namespace: str, operator_namespace: str) -> list[dict[str, Any]]:
+async def _verify(
+    kube: Kube, name: str, namespace: str, operator_namespace: str, tensorboard_root: str
+) -> list[dict[str, Any]]:
     _, reading = await cluster.read_run(kube, await cluster.find_run(kube, name, namespace))
     record = reading.record
     label = f"{api.GROUP}/uid={record.key.uid}"
@@ -65,7 +68,10 @@ async def _verify(kube: Kube, name: str, namespace: str, operator_namespace: str
                     cluster_target=spec.target.kind == "ClusterTrackingTarget", attempt=spec.attempt,
                     supersedes=spec.supersedes,
                 )  # fmt: skip
-                target = await connect(found.spec.backend, cluster.resolver(kube, spec.target, operator_namespace))
+                target = await connect(
+                    found.spec.backend, cluster.resolver(kube, spec.target, operator_namespace),
+                    Site(namespace=spec.target.namespace, tensorboard_root=tensorboard_root),
+                )  # fmt: skip
                 try:
                     rows.append(await _compare(target, tree, spec, (item.get("status") or {}).get("url", "")))
                 finally:

@@ -159,7 +159,13 @@ class Courier:
                 whole = await self._target.read(held.handle)
             progress.handles[key] = held.handle
             before = progress.delivered.get(key, Delivered())
-            progress.delivered[key] = Delivered(**{**_fields(plans.from_held(whole)), "files": before.files})
+            progress.delivered[key] = Delivered(
+                **{
+                    **_fields(plans.from_held(whole)),
+                    "files": before.files,
+                    "figures": {**before.figures, **plans.from_held(whole).figures},
+                }
+            )
         if progress.doubtful_at is not None and self._clock() - progress.doubtful_at >= LOOK_AGAIN_S:
             progress.doubtful_at = None
         progress.unsure = False

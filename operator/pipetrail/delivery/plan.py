@@ -14,22 +14,27 @@ import struct
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
+import msgspec
 from msgspec.structs import replace
 
-from pipetrail.record import Frozen, Number
-from pipetrail.targets.target import Batch, Change, File, Held, Metric, Receipt, RunStatus, TrackerRun
+from pipetrail.record import Frozen, Number, plain
+from pipetrail.targets.target import Batch, Change, File, Held, Metric, Plot, Receipt, RunStatus, TrackerRun
 
 PointId = tuple[str, int]
 Sent = tuple[str, int, str]  # key, step, value_id
 
 
 class Delivered(Frozen, frozen=True):
-    """What one tracker run holds as far as we know. `points` counts the values that a key and step already have."""
+    """What one tracker run holds as far as we know. `points` counts the values that a key and step already have.
+
+    `figures` maps a path to a digest, to "" where only the tracker says that it is there.
+    """
 
     params: Mapping[str, str] = {}
     tags: Mapping[str, str] = {}
     points: Mapping[PointId, Mapping[str, int]] = {}
     files: Mapping[str, str] = {}
+    figures: Mapping[str, str] = {}
     note: str | None = None
     status: RunStatus | None = None
     finished_ms: int | None = None
@@ -79,6 +84,7 @@ def plan(wanted: TrackerRun, note: str, delivered: Delivered) -> Plan:
             tags={k: v for k, v in wanted.tags.items() if delivered.tags.get(k) != v},
             metrics=metrics,
             files=tuple(f for f in wanted.files if delivered.files.get(f.path) != _digest(f)),
+            figures=tuple(p for p in wanted.figures if delivered.figures.get(p.path) not in ("", _drawn(p))),
             note=note if note != (delivered.note or "") else None,
             status=wanted.status if closes else None,
             finished=finished if closes else None,
@@ -153,6 +159,7 @@ def applied(delivered: Delivered, batch: Batch, receipt: Receipt) -> Delivered:
         tags={**delivered.tags, **batch.tags},
         points=points,
         files={**delivered.files, **{f.path: _digest(f) for f in batch.files}},
+        figures={**delivered.figures, **{p.path: _drawn(p) for p in batch.figures}},
         note=delivered.note if batch.note is None else batch.note,
         status=batch.status or delivered.status,
         finished_ms=finished_ms if batch.status else delivered.finished_ms,
@@ -168,7 +175,7 @@ def from_held(held: Held) -> Delivered:
         counts[identity] = counts.get(identity, 0) + 1
     return Delivered(
         params=dict(held.params), tags=dict(held.tags), points=points, note=held.note, status=held.status,
-        finished_ms=held.finished_ms,
+        finished_ms=held.finished_ms, figures=dict.fromkeys(held.figures, ""),
     )  # fmt: skip
 
 
@@ -193,9 +200,14 @@ def digest(runs: Iterable[tuple[TrackerRun, str]]) -> str:
         parts += [f"{k}={v}" for k, v in sorted(run.tags.items())]
         parts += sorted(f"{m.key}@{m.step}={value_id(m.value)}" for m in run.metrics)
         parts += [f"{f.path}={_digest(f)}" for f in run.files]
+        parts += [f"{p.path}={_drawn(p)}" for p in run.figures]
         total.update("\0".join(parts).encode())
     return total.hexdigest()[:16]
 
 
 def _digest(file: File) -> str:
     return hashlib.sha256(file.data).hexdigest()[:16]
+
+
+def _drawn(plot: Plot) -> str:
+    return hashlib.sha256(msgspec.json.encode(plain(plot.figure))).hexdigest()[:16]

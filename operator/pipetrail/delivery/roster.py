@@ -219,7 +219,7 @@ class Roster:
             return resolved[-1]
 
         try:
-            connected = await targets.connect(found.spec.backend, resolve)
+            connected = await targets.connect(found.spec.backend, resolve, self._site(seat))
         except RefError as error:
             # Without its Secret a target must not go on with what the Secret held.
             seat.courier = None
@@ -274,6 +274,9 @@ class Roster:
         await self._say(seat, reason, message)
         return healthy
 
+    def _site(self, seat: Seat) -> targets.Site:
+        return targets.Site(namespace=seat.ref.namespace, tensorboard_root=self._settings.tensorboard_root)
+
     async def _resolve(self, seat: Seat, ref: SecretKeyRef | ConfigMapKeyRef) -> str:
         """The text behind a reference, in the target's namespace or, for the cluster's kind, the operator's."""
         namespace = seat.ref.namespace or self._settings.namespace
@@ -322,10 +325,9 @@ class Roster:
         await self._show(seat)
 
     async def _show(self, seat: Seat) -> None:
-        backend = next((name for name in ("mlflow",) if getattr(seat.spec.backend, name)), "")
         status = TargetStatus(
-            observed_generation=seat.found.generation, conditions=tuple(seat.conditions.values()), backend=backend,
-            version=seat.version, sync=seat.counts,
+            observed_generation=seat.found.generation, conditions=tuple(seat.conditions.values()), 
+            backend=seat.spec.backend.kind, version=seat.version, sync=seat.counts,
         )  # fmt: skip
         if status != seat.written and await self._patch(seat.ref, status):
             seat.written = status

@@ -3,13 +3,25 @@
 from collections.abc import Awaitable, Callable
 
 from pipetrail.api import Backend, ConfigMapKeyRef, MlflowAuth, MlflowBackend, SecretKeyRef
+from pipetrail.record import Frozen
 from pipetrail.targets.target import Target, TrackerRun
+
+
+class Site(Frozen, frozen=True):
+    """Where a target stands, and what the operator's admin lets targets do.
+
+    `namespace` is empty for a ClusterTrackingTarget; `tensorboard_root` is empty if no folder was given.
+    """
+
+    namespace: str = ""
+    tensorboard_root: str = ""
+
 
 Resolve = Callable[[SecretKeyRef | ConfigMapKeyRef], Awaitable[str]]
 
 
-async def connect(backend: Backend, resolve: Resolve) -> Target:
-    """The target that `backend` asks for; `resolve` gives the text behind a reference. No tracker is called.
+async def connect(backend: Backend, resolve: Resolve, site: Site) -> Target:
+    """The target that `backend` asks for at `site`; `resolve` gives the text behind a reference. No tracker is called.
 
     A tracker's module is imported when it is asked for: whoever needs the contract alone (shape, plan) gets no HTTP.
     """
@@ -51,4 +63,4 @@ async def _mlflow(backend: MlflowBackend, resolve: Resolve) -> Target:
     )
 
 
-__all__ = ["Resolve", "connect", "fit"]
+__all__ = ["Resolve", "Site", "connect", "fit"]

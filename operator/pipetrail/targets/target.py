@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import ClassVar, Literal, Protocol
 
-from pipetrail.record import Frozen, Number
+from pipetrail.record import Figure, Frozen, Number
 
 RunStatus = Literal["Running", "Finished", "Failed", "Killed"]
 
@@ -17,7 +17,7 @@ RunStatus = Literal["Running", "Finished", "Failed", "Killed"]
 class Change(Frozen, frozen=True):
     """Something that arrives otherwise than the source has it, and by which rule (`reason` in CamelCase)."""
 
-    item: Literal["param", "metric", "tag", "name", "note", "file", "run"]
+    item: Literal["param", "metric", "tag", "name", "note", "file", "figure", "run"]
     key: str
     reason: str
     detail: str = ""
@@ -39,6 +39,14 @@ class File(Frozen, frozen=True):
     path: str
     media_type: str
     data: bytes
+
+
+class Plot(Frozen, frozen=True):
+    """A figure under the name that it has in the tracker run (``train/confusion_matrix``); a target draws it."""
+
+    path: str
+    figure: Figure
+    time_ms: int
 
 
 class TrackerRun(Frozen, frozen=True):
@@ -64,6 +72,7 @@ class TrackerRun(Frozen, frozen=True):
     metrics: tuple[Metric, ...] = ()
     note: str = ""
     files: tuple[File, ...] = ()
+    figures: tuple[Plot, ...] = ()
     changes: tuple[Change, ...] = ()
 
 
@@ -89,7 +98,10 @@ class Handle(Frozen, frozen=True):
 
 
 class Held(Frozen, frozen=True):
-    """A tracker run as the tracker holds it. `whole` is false where only the latest point of each key was read."""
+    """A tracker run as the tracker holds it. `whole` is false where only the latest point of each key was read.
+
+    `figures` names the paths of those that are there, for trackers where sending one again would double it.
+    """
 
     key: str
     handle: Handle
@@ -101,6 +113,7 @@ class Held(Frozen, frozen=True):
     tags: Mapping[str, str] = {}
     metrics: tuple[Metric, ...] = ()
     note: str = ""
+    figures: frozenset[str] = frozenset()
     whole: bool = False
 
 
@@ -111,6 +124,7 @@ class Batch(Frozen, frozen=True):
     tags: Mapping[str, str] = {}
     metrics: tuple[Metric, ...] = ()
     files: tuple[File, ...] = ()
+    figures: tuple[Plot, ...] = ()
     note: str | None = None
     status: RunStatus | None = None
     finished: datetime | None = None
