@@ -326,7 +326,7 @@ class Roster:
 
     async def _show(self, seat: Seat) -> None:
         status = TargetStatus(
-            observed_generation=seat.found.generation, conditions=tuple(seat.conditions.values()), 
+            observed_generation=seat.found.generation, conditions=tuple(seat.conditions.values()),
             backend=seat.spec.backend.kind, version=seat.version, sync=seat.counts,
         )  # fmt: skip
         if status != seat.written and await self._patch(seat.ref, status):
