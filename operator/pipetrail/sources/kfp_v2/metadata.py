@@ -1,7 +1,7 @@
 """What KFP's metadata store (MLMD) says of one pipeline run, as plain data: readers fetch it, this package reads it.
 
 Ids are the store's own. Times are milliseconds since 1970 UTC. A value is MLMD's ``int_value``, ``double_value``,
-``string_value``, ``bool_value`` or a ``struct_value`` as JSON values; what the store can't tell from nothing is left out.
+``string_value``, ``bool_value`` or a ``struct_value`` as JSON values.
 """
 
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ EventKind = Literal[
 
 
 class Execution(Frozen, frozen=True):
-    """One execution: a container task, a DAG, an importer. `type` is its type's name (``system.ContainerExecution``)."""
+    """A container task, a DAG or an importer. `type` is its type's name (``system.ContainerExecution``)."""
 
     id: int
     type: str
