@@ -34,7 +34,7 @@ def _section(target: Capabilities) -> str:
         "Times are those of the run and its steps": _word(target.original_times),
         "Child runs": _word(target.children),
         "An ended run can be reopened": _word(target.reopen),
-        "Figures": _word(target.figures),
+        "Figures": target.figures or "no",
         "NaN": _word(target.nan),
     }
     rows = [f"| {name} | {said} |" for name, said in facts.items()]

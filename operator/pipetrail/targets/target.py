@@ -151,6 +151,7 @@ class Capabilities(Frozen, frozen=True):
     """What a tracker can hold; docs/targets.md is generated from this.
 
     `replay` says what sending a point again does: *Idempotent* trackers keep one, others must be read back first.
+    `figures` says what becomes of each kind of figure; empty where the tracker has no place for any.
     `limits` maps a thing to a sentence about its limit and what is done beyond it.
     """
 
@@ -160,7 +161,7 @@ class Capabilities(Frozen, frozen=True):
     original_times: bool
     children: bool
     reopen: bool
-    figures: bool
+    figures: str
     nan: bool
     limits: Mapping[str, str] = {}
 

@@ -19,7 +19,7 @@ BYTES_A_BATCH: Final = 900_000  # documented: 1 MB; 3.17 does not enforce it
 
 CAPABILITIES: Final = Capabilities(
     name="MLflow", replay="Idempotent", client_chosen_id=False, original_times=True, children=True, reopen=True,
-    figures=False, nan=True,
+    figures="", nan=True,
     limits={
         "names": f"letters, digits, _ - . / : and space, up to {KEY_MOST} characters. @ becomes _at_, % _pct, another "
         "one _; the tag pipetrail.name.<key> holds the original",
