@@ -128,6 +128,11 @@ class Courier:
                 await self._target.write(handle, Batch(tags={OUTCOME_TAG: "deleted"}, status="Killed"))
         return ""
 
+    @property
+    def _counts_repeats(self) -> bool:
+        """A point that is sent again is there twice: what is there must be read, not guessed from latest values."""
+        return self._target.capabilities.replay == "ReadBack"
+
     def _clock(self) -> float:
         return asyncio.get_running_loop().time()
 
@@ -154,7 +159,7 @@ class Courier:
         wanted = {run.key: run for run in tree.runs}
         for key, held in first.items():
             whole = held
-            if key in wanted and not held.whole and plans.series_keys(wanted[key]):
+            if key in wanted and not held.whole and (self._counts_repeats or plans.series_keys(wanted[key])):
                 await self._limiter.acquire()
                 whole = await self._target.read(held.handle)
             progress.handles[key] = held.handle
@@ -225,7 +230,7 @@ class Courier:
             receipt = await self._target.write(progress.handles[run.key], batch)
         except Retry as trouble:
             # What arrived of a doubtful write is read back, unless sending it again is the same as once.
-            progress.unsure |= trouble.doubtful and self._target.capabilities.replay == "ReadBack"
+            progress.unsure |= trouble.doubtful and self._counts_repeats
             progress.tried[run.key] = plans.times(batch)
             raise
         except (Refused, asyncio.CancelledError):
