@@ -10,7 +10,7 @@ from collections import OrderedDict, defaultdict
 from collections.abc import Awaitable, Callable, Iterable
 from fnmatch import fnmatchcase
 from functools import partial
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 from msgspec.structs import replace
@@ -30,7 +30,7 @@ from pipetrail.record import (
     Record,
     Step,
 )
-from pipetrail.sources import FileRef, LogRef, Reading, Unreadable
+from pipetrail.sources import FileRef, LogRef, Reading, Unreadable, argo, kfp_v1, kfp_v2
 
 _BIG: Final = 256 << 10
 
@@ -112,6 +112,19 @@ class FileCache:
             self._got.popitem(last=False)
 
 
+async def reading(body: Any, facts: argo.RunFacts, reader: Reader, *, cluster: str) -> Reading:
+    """The reading of the source that the run comes from. A run of KFP v2 asks `reader` for KFP's metadata."""
+    header = argo.header(body)
+    match header.source:
+        case "argo":
+            return argo.read(body, facts, cluster=cluster)
+        case "kfp-v1":
+            return kfp_v1.read(body, facts, cluster=cluster)
+        case "kfp-v2":
+            metadata = await reader.metadata(header.namespace, header.labels[argo.KFP_RUN])
+            return kfp_v2.read(body, facts, metadata, cluster=cluster)
+
+
 async def capture(
     reading: Reading, reader: Reader, wants: Wants, cache: FileCache | None = None, limits: Limits = DEFAULT
 ) -> Record:
@@ -131,7 +144,7 @@ class _Capture:
         self._fetches = 0
         self._bytes = 0
         self._partial: list[Partial] = []
-        cache.again = False
+        cache.again = reading.again
 
     async def run(self) -> Record:
         files = [r for r in self._reading.files if self._wanted(r)]

@@ -20,6 +20,7 @@ from pipetrail.formats.metrics import readable
 from pipetrail.readers import Blob, Fetched
 from pipetrail.record import Frozen
 from pipetrail.sources import FileRef, Location, LogRef, Unreadable, argo
+from pipetrail.sources.kfp_v2.metadata import Metadata, NoMetadata
 
 MAX_OBJECT_BYTES: Final = 32 << 20
 MAX_FILES: Final = 1000
@@ -156,6 +157,10 @@ class RecordedReader:
                 data = path.read_bytes()[:MAX_OBJECT_BYTES]
                 return Fetched(blobs=(Blob(path=path.name, data=data),), size=len(data))
         return Fetched(present=False, notes=(Note(reason="LogGone", message="the recording has no log of it"),))
+
+    async def metadata(self, namespace: str, run_id: str) -> Metadata:
+        """What the recording's metadata store says."""
+        return NoMetadata(reason="NoMetadata", message="the recording has no metadata store")
 
 
 def _key(location: Location) -> str:

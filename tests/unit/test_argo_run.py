@@ -82,7 +82,7 @@ def test_a_header_is_read_from_metadata_alone_and_from_anything():
         False,
         "argo",
     )
-    assert argo.header({"metadata": {"labels": {"pipeline/runid": "r"}}}).source == "kfp"
+    assert argo.header({"metadata": {"labels": {"pipeline/runid": "r"}}}).source == "kfp-v2"
     for odd in (None, 1, "x", [], {"metadata": 3, "spec": [], "status": {"phase": {}}}):
         assert argo.header(odd).uid == ""
 

@@ -1,4 +1,4 @@
-"""Readers: the only code that fetches what a run left behind (object stores, pod logs, later MLMD and APIs).
+"""Readers: the only code that fetches what a run left behind (object stores, pod logs, KFP's metadata store).
 
 Capture asks through the :class:`Reader` protocol; a live cluster (:mod:`pipetrail.readers.live`) and a recording
 (:mod:`pipetrail.recording`) both answer it. A reader never raises for what a store or the API server says: what could
@@ -10,6 +10,7 @@ from typing import Protocol
 from pipetrail.formats import Note
 from pipetrail.record import Frozen
 from pipetrail.sources import FileRef, LogRef
+from pipetrail.sources.kfp_v2.metadata import Metadata
 
 
 class Blob(Frozen, frozen=True):
@@ -43,4 +44,8 @@ class Reader(Protocol):
 
     async def log(self, namespace: str, ref: LogRef, *, tail_lines: int | None = None) -> Fetched:
         """The main container's log as one blob, each line led by its RFC 3339 stamp where the source has stamps."""
+        ...
+
+    async def metadata(self, namespace: str, run_id: str) -> Metadata:
+        """What KFP's metadata store says of the run that KFP calls `run_id`, or why there is nothing."""
         ...

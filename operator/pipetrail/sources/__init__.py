@@ -91,8 +91,12 @@ class LogRef(Frozen, frozen=True):
 
 
 class Reading(Frozen, frozen=True):
-    """What a source makes of a run: the record so far, and what is still to be fetched for it."""
+    """What a source makes of a run: the record so far, and what is still to be fetched for it.
+
+    `again` is true if a later reading of the same body may tell more (the metadata store was away).
+    """
 
     record: Record
     files: tuple[FileRef, ...] = ()
     logs: tuple[LogRef, ...] = ()
+    again: bool = False

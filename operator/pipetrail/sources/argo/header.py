@@ -10,7 +10,9 @@ from pipetrail.sources.argo.body import EMPTY, Json, moment, obj, objs, texts, w
 from pipetrail.sources.argo.nodes import TERMINAL
 
 PREFIX: Final = "workflows.argoproj.io/"
+KFP: Final = "pipelines.kubeflow.org/"
 KFP_RUN: Final = "pipeline/runid"
+"""What Kubeflow Pipelines puts on the Workflows that it makes (pipelines: backend/src/common/util/consts.go)."""
 
 # What the API server appends for generateName (no vowels, no 0 1 3), and what people and cron append: a time.
 _GENERATED: Final = re.compile(r"-(?:[bcdfghjklmnpqrstvwxz2456789]{5}|\d{8,})$")
@@ -26,7 +28,7 @@ class Header(Frozen, frozen=True):
     name: str
     namespace: str
     version: str = ""
-    source: Literal["argo", "kfp"] = "argo"
+    source: Literal["argo", "kfp-v1", "kfp-v2"] = "argo"
     pipeline: str = ""
     group: Group | None = None
     labels: Mapping[str, str] = {}
@@ -54,7 +56,7 @@ def header(body: Any) -> Header:
         name=word(meta.get("name")),
         namespace=word(meta.get("namespace")),
         version=word(meta.get("resourceVersion")),
-        source="kfp" if KFP_RUN in labels else "argo",
+        source=_source(meta, spec, labels),
         pipeline=_pipeline(meta, cron or template or cluster_template),
         group=_group(template, cluster_template, cron),
         labels=labels,
@@ -70,6 +72,17 @@ def header(body: Any) -> Header:
         cluster_workflow_template=cluster_template,
         cron=cron,
     )
+
+
+def _source(meta: Json, spec: Json, labels: Mapping[str, str]) -> Literal["argo", "kfp-v1", "kfp-v2"]:
+    """Who made the Workflow. KFP's label decides (trap 40), then what its compilers stamp (sources.md §3.1, §4.1)."""
+    if KFP_RUN not in labels:
+        return "argo"
+    pods = obj(spec, "podMetadata")
+    if any(f"{KFP}v2_component" in obj(pods, part) for part in ("annotations", "labels")):
+        return "kfp-v2"
+    stamps = (*labels, *texts(meta.get("annotations")))
+    return "kfp-v1" if f"{KFP}kfp_sdk_version" in stamps or f"{KFP}pipeline_spec" in stamps else "kfp-v2"
 
 
 def mark(body: Any) -> Mark:
