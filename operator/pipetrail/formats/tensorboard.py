@@ -6,10 +6,10 @@ file: what stands before it counts.
 """
 
 import struct
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Final
 
+from pipetrail.formats import protobuf
 from pipetrail.formats.points import Points
 
 _MAX_RECORD: Final = 64 << 10  # a scalar takes about 100 bytes; what is bigger is an image, an audio or a graph
@@ -53,7 +53,7 @@ def events(data: bytes, points: Points) -> None:
                 return
             try:
                 _event(record, points, plugins)
-            except (IndexError, struct.error, ValueError, OverflowError):
+            except (struct.error, ValueError, OverflowError):
                 points.note("TensorBoardDamaged", f"the event file holds something else at byte {at}")
                 return
         at = stop + 4
@@ -61,7 +61,7 @@ def events(data: bytes, points: Points) -> None:
 
 def _event(record: bytes, points: Points, plugins: dict[str, str]) -> None:
     step, time, summaries = 0, None, []
-    for field, value in _fields(record):
+    for field, value in protobuf.fields(record):
         match field, value:
             case 1, bytes():
                 time = datetime.fromtimestamp(struct.unpack("<d", value)[0], UTC)
@@ -70,14 +70,14 @@ def _event(record: bytes, points: Points, plugins: dict[str, str]) -> None:
             case 5, bytes():
                 summaries.append(value)
     for summary in summaries:
-        for field, entry in _fields(summary):
+        for field, entry in protobuf.fields(summary):
             if field == 1 and isinstance(entry, bytes) and (found := _scalar(entry, plugins)):
                 points.add(found[0], found[1], step, time=time, recognised="tensorboard")
 
 
 def _scalar(entry: bytes, plugins: dict[str, str]) -> tuple[str, float] | None:
     tag, simple, tensor = "", None, None
-    for field, value in _fields(entry):
+    for field, value in protobuf.fields(entry):
         match field, value:
             case 1, bytes():
                 tag = value.decode()
@@ -86,8 +86,8 @@ def _scalar(entry: bytes, plugins: dict[str, str]) -> tuple[str, float] | None:
             case 8, bytes():
                 tensor = value
             case 9, bytes():
-                plugin = next((v for f, v in _fields(value) if f == 1 and isinstance(v, bytes)), b"")
-                name = next((v for f, v in _fields(plugin) if f == 1 and isinstance(v, bytes)), b"")
+                plugin = next((v for f, v in protobuf.fields(value) if f == 1 and isinstance(v, bytes)), b"")
+                name = next((v for f, v in protobuf.fields(plugin) if f == 1 and isinstance(v, bytes)), b"")
                 plugins.setdefault(tag, name.decode())
     if simple is None and tensor is not None and plugins.get(tag) == "scalars":
         simple = _tensor(tensor)
@@ -95,44 +95,7 @@ def _scalar(entry: bytes, plugins: dict[str, str]) -> tuple[str, float] | None:
 
 
 def _tensor(tensor: bytes) -> float | None:
-    raw = b"".join(v for f, v in _fields(tensor) if f in (4, 5, 6) and isinstance(v, bytes))
-    kind = next((v for f, v in _fields(tensor) if f == 1), 0)
+    raw = b"".join(v for f, v in protobuf.fields(tensor) if f in (4, 5, 6) and isinstance(v, bytes))
+    kind = next((v for f, v in protobuf.fields(tensor) if f == 1), 0)
     form = {1: "<f", 2: "<d"}.get(kind if isinstance(kind, int) else 0)  # DT_FLOAT, DT_DOUBLE
     return struct.unpack(form, raw)[0] if form and len(raw) == struct.calcsize(form) else None
-
-
-def _fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
-    """Field numbers and raw values of a protobuf message: varints as int, all else as bytes."""
-    at = 0
-    while at < len(message):
-        tag, at = _varint(message, at)
-        match tag & 7:
-            case 0:
-                value, at = _varint(message, at)
-                yield tag >> 3, value
-                continue
-            case 1:
-                size = 8
-            case 2:
-                size, at = _varint(message, at)
-            case 5:
-                size = 4
-            case _:
-                raise ValueError("not a protobuf wire type")
-        if at + size > len(message):
-            raise IndexError("breaks off")
-        yield tag >> 3, message[at : at + size]
-        at += size
-
-
-def _varint(data: bytes, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        byte = data[at]
-        at += 1
-        value |= (byte & 0x7F) << shift
-        shift += 7
-        if not byte & 0x80:
-            return value, at
-        if shift > 63:
-            raise ValueError("a varint that is too long")
