@@ -36,7 +36,18 @@ def login_mlflow(mlflow_servers: dict[str, Server]) -> Server:
     return mlflow_servers["login"]
 
 
-@pytest.fixture(scope="session", params=[pytest.param("mlflow", marks=pytest.mark.mlflow)])
+WIRED = (pytest.param("mlflow", marks=pytest.mark.mlflow),)
+FILES = ()
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A test of the suite runs for each tracker; one that puts a proxy before it, for those that have an address."""
+    if "driver" in metafunc.fixturenames:
+        trackers = WIRED if "proxy" in metafunc.fixturenames else (*WIRED, *FILES)
+        metafunc.parametrize("driver", trackers, indirect=True, scope="session")
+
+
+@pytest.fixture(scope="session")
 def driver(request: pytest.FixtureRequest) -> Driver:
     """Each tracker in turn."""
     from tests.contract.mlflow_driver import MlflowDriver

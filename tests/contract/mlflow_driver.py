@@ -8,6 +8,7 @@ import mlflow
 from mlflow.entities import Run, ViewType
 from tests.real.mlflow import Server
 
+from pipetrail.record import Number
 from pipetrail.targets.mlflow.auth import Basic, NoAuth
 from pipetrail.targets.mlflow.target import MlflowTarget
 from pipetrail.targets.target import Handle, Held, Metric
@@ -20,13 +21,16 @@ class MlflowDriver:
 
     create = "runs/create"
     write = "runs/log-batch"
+    remembers_deleted = True
+    apart = True
 
     def __init__(self, server: Server) -> None:
         self.server = server
-        self.url = server.url
+        self.url: str | None = server.url
         self.auth = Basic(user=server.user, password=server.password) if server.user else NoAuth()
 
-    def target(self, url: str) -> MlflowTarget:
+    def target(self, url: str | None) -> MlflowTarget:
+        assert url is not None
         return MlflowTarget(url, auth=self.auth)
 
     @property
@@ -50,6 +54,9 @@ class MlflowDriver:
 
     def parent(self, held: Held) -> str:
         return held.tags.get("mlflow.parentRunId", "")
+
+    def stored(self, value: Number) -> Number:
+        return value
 
     def _held(self, client: mlflow.MlflowClient, run: Run) -> Held:
         points = [p for key in run.data.metrics for p in client.get_metric_history(run.info.run_id, key)]
