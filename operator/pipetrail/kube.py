@@ -6,8 +6,9 @@ fails; neither a token nor a body ever stands in an exception.
 """
 
 import asyncio
+import contextlib
 import os
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from typing import Any, Final, Self
 from urllib.parse import quote, urlsplit
 from urllib.request import getproxies, proxy_bypass
@@ -136,22 +137,47 @@ class Kube:
         return await self._json("GET", path, timeout_s=timeout_s, query=query)
 
     async def get_bytes(self, path: str, *, limit: int, timeout_s: float = TIMEOUT_S, **query: str | int) -> bytes:
-        """The body at `path` (a log), at most `limit` bytes of it."""
-        async with asyncio.timeout(timeout_s):
-            response = await self._send("GET", path, timeout_s=timeout_s, query=query)
-            try:
-                if response.status >= 400:
-                    raise await _error(response, f"GET {path}")
-                data = bytearray()
-                async for chunk in response.content.iter_chunked(1 << 16):
-                    data += chunk[: limit - len(data)]
+        """The body at `path` (a log, a page of a list), at most `limit` bytes of it."""
+        data = bytearray()
+        try:
+            async with (
+                asyncio.timeout(timeout_s),
+                contextlib.aclosing(self.stream(path, timeout_s=timeout_s, silence_s=timeout_s, **query)) as pieces,
+            ):
+                async for piece in pieces:
+                    data += piece[: limit - len(data)]
                     if len(data) >= limit:
                         break
-                return bytes(data)
-            except (aiohttp.ClientError, TimeoutError) as error:
-                raise Unreachable(f"GET {path}: {type(error).__name__}") from None
-            finally:
-                response.close()
+        except TimeoutError:
+            raise Unreachable(f"GET {path}: TimeoutError") from None
+        return bytes(data)
+
+    async def stream(
+        self, path: str, *, timeout_s: float, silence_s: float, **query: str | int
+    ) -> AsyncGenerator[bytes, None]:
+        """The body at `path` in pieces as they come, until the server ends it; an empty one first, when it answers.
+
+        Raises :class:`Unreachable` if nothing comes for `silence_s` or all of it takes longer than `timeout_s`.
+        """
+        try:
+            async with asyncio.timeout(silence_s):
+                response = await self._send("GET", path, timeout_s=timeout_s, query=query)
+        except TimeoutError:
+            raise Unreachable(f"GET {path}: TimeoutError") from None
+        try:
+            if response.status >= 400:
+                raise await _error(response, f"GET {path}")
+            yield b""
+            while True:
+                async with asyncio.timeout(silence_s):
+                    piece = await response.content.readany()
+                if not piece:
+                    return
+                yield piece
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise Unreachable(f"GET {path}: {type(error).__name__}") from None
+        finally:
+            response.close()
 
     async def watch(self, path: str, **query: str | int) -> AsyncIterator[Any]:
         """Watch events at `path` as they come, until the server ends it: watch on from the last version.
