@@ -140,18 +140,19 @@ def encoded(parts: Mapping[int, int | str | bytes | tuple[int, ...]]) -> bytes:
         match value:
             case int():
                 if value:
-                    made += _as_varint(number << 3) + _as_varint(value)
+                    made += as_varint(number << 3) + as_varint(value)
             case tuple():
                 for one in value:
-                    made += _as_varint(number << 3) + _as_varint(one)
+                    made += as_varint(number << 3) + as_varint(one)
             case str() | bytes():
                 raw = value.encode() if isinstance(value, str) else value
                 if raw:
-                    made += _as_varint(number << 3 | 2) + _as_varint(len(raw)) + raw
+                    made += as_varint(number << 3 | 2) + as_varint(len(raw)) + raw
     return bytes(made)
 
 
-def _as_varint(value: int) -> bytes:
+def as_varint(value: int) -> bytes:
+    """A number that is not negative, seven bits a byte."""
     made = bytearray()
     while value > 0x7F:
         made.append(value & 0x7F | 0x80)

@@ -11,28 +11,9 @@ from typing import Final
 
 from pipetrail.formats import protobuf
 from pipetrail.formats.points import Points
+from pipetrail.formats.tfrecord import FOOT_BYTES, HEAD_BYTES, masked_crc, payload_bytes
 
 _MAX_RECORD: Final = 64 << 10  # a scalar takes about 100 bytes; what is bigger is an image, an audio or a graph
-
-
-def _crc_table() -> tuple[int, ...]:
-    table = []
-    for byte in range(256):
-        for _ in range(8):
-            byte = byte >> 1 ^ (0x82F63B78 if byte & 1 else 0)  # CRC-32C, reflected
-        table.append(byte)
-    return tuple(table)
-
-
-_CRC: Final = _crc_table()
-
-
-def _masked_crc(data: bytes) -> int:
-    crc = 0xFFFFFFFF
-    for byte in data:
-        crc = crc >> 8 ^ _CRC[(crc ^ byte) & 0xFF]
-    crc ^= 0xFFFFFFFF
-    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
 def events(data: bytes, points: Points) -> None:
@@ -40,15 +21,14 @@ def events(data: bytes, points: Points) -> None:
     plugins: dict[str, str] = {}  # only the first value of a tag need name its plugin
     at = 0
     while at < len(data) and not points.full:
-        head = data[at : at + 12]
-        size = int.from_bytes(head[:8], "little")
-        stop = at + 12 + size
-        if len(head) < 12 or _masked_crc(head[:8]) != int.from_bytes(head[8:], "little") or stop + 4 > len(data):
+        size = payload_bytes(data, at)
+        stop = at + HEAD_BYTES + (size or 0)
+        if size is None or stop + FOOT_BYTES > len(data):
             points.note("TensorBoardDamaged", f"the event file breaks off or is damaged at byte {at}")
             return
         if size <= _MAX_RECORD:
-            record = data[at + 12 : stop]
-            if _masked_crc(record) != int.from_bytes(data[stop : stop + 4], "little"):
+            record = data[at + HEAD_BYTES : stop]
+            if masked_crc(record) != int.from_bytes(data[stop : stop + FOOT_BYTES], "little"):
                 points.note("TensorBoardDamaged", f"the event file is damaged at byte {at}")
                 return
             try:
@@ -56,7 +36,7 @@ def events(data: bytes, points: Points) -> None:
             except (struct.error, ValueError, OverflowError):
                 points.note("TensorBoardDamaged", f"the event file holds something else at byte {at}")
                 return
-        at = stop + 4
+        at = stop + FOOT_BYTES
 
 
 def _event(record: bytes, points: Points, plugins: dict[str, str]) -> None:
