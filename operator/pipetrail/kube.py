@@ -67,9 +67,15 @@ class Kube:
         self._from_file = False
 
     @classmethod
-    async def connect(cls, context: str | None = None, *, on_write: Callable[[str, str], None] | None = None) -> Self:
-        """Connect as kubectl would: the pod's ServiceAccount, else KUBECONFIG or ~/.kube/config (`context` of it)."""
+    async def connect(
+        cls, context: str | None = None, *, on_write: Callable[[str, str], None] | None = None, connections: int = 100
+    ) -> Self:
+        """Connect as kubectl would: the pod's ServiceAccount, else KUBECONFIG or ~/.kube/config (`context` of it).
+
+        At most so many `connections` at a time, 0 for any number: a watch holds one.
+        """
         configuration = k8s.Configuration()
+        configuration.connection_pool_maxsize = connections
         try:
             if context is None and "KUBERNETES_SERVICE_HOST" in os.environ:
                 k8s_config.load_incluster_config(configuration)
