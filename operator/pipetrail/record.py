@@ -110,7 +110,7 @@ class FromMlmd(Frozen, frozen=True, tag_field="kind", tag="mlmd"):
 
 
 class FromLog(Frozen, frozen=True, tag_field="kind", tag="log"):
-    """The point stood in the log of KFP's launcher or Katib's collector."""
+    """The point stood in the log of KFP's launcher (of `artifact`, its output) or of Katib's collector."""
 
     artifact: str | None = None
 
@@ -197,9 +197,9 @@ class Attempt(Frozen, frozen=True):
 
 
 class Outputs(Frozen, frozen=True):
-    """What a step gave to the pipeline, as text, exactly as Argo holds it."""
+    """What a step gave to the pipeline: as text exactly as Argo holds it, as JSON values where KFP gives them types."""
 
-    parameters: Mapping[str, str] = {}
+    parameters: Mapping[str, Any] = {}
     result: str | None = None
 
 
@@ -212,7 +212,10 @@ class Resources(Frozen, frozen=True):
 
 
 class Step(Frozen, frozen=True):
-    """One logical unit that a user wrote: a loop's turn is a step of its own, a retry is not."""
+    """One logical unit that a user wrote: a loop's turn is a step of its own, a retry is not.
+
+    `params` are texts, or JSON values where the source gives them types (KFP).
+    """
 
     path: str
     name: str
@@ -223,7 +226,7 @@ class Step(Frozen, frozen=True):
     template: str | None = None
     started: datetime | None = None
     finished: datetime | None = None
-    params: Mapping[str, str] = {}
+    params: Mapping[str, Any] = {}
     attempts: tuple[Attempt, ...] = ()
     outputs: Outputs = Outputs()
     points: tuple[Point, ...] = ()
@@ -297,7 +300,7 @@ class Record(Frozen, frozen=True):
     scheduled: datetime | None = None
     started: datetime | None = None
     finished: datetime | None = None
-    params: Mapping[str, str] = {}
+    params: Mapping[str, Any] = {}
     outputs: Outputs = Outputs()
     tags: Mapping[str, str] = {}
     annotations: Mapping[str, str] = {}

@@ -22,10 +22,10 @@ def record(shown: Record) -> None:
     out.print(Text(f"{shown.namespace}/{shown.name}: {_outcome(shown.outcome.status, shown.outcome.reason)}"))
     times = " to ".join(_time(t) for t in (shown.started, shown.finished) if t) or "not started"
     out.print(Text(f"pipeline {shown.pipeline}, {times}"))
-    _pairs(out, "PARAM", shown.params.items())
+    _pairs(out, "PARAM", ((k, text(v)) for k, v in shown.params.items()))
     steps = _table("STEP", "OUTCOME", "ATTEMPTS", "PARAMS", "POINTS", "ARTIFACTS")
     for step in shown.steps:
-        params = " ".join(f"{k}={_cut(v)}" for k, v in step.params.items())
+        params = " ".join(f"{k}={_cut(text(v))}" for k, v in step.params.items())
         artifacts = " ".join(a.name for a in step.artifacts)
         outcome = _outcome(step.outcome.status, step.outcome.reason)
         steps.add_row(_label(step), outcome, str(len(step.attempts)), params, str(len(step.points)), artifacts)

@@ -67,7 +67,7 @@ def shape(
     `attempt` counts the tracker runs of one run: one that was retried with other values is a new one, `supersedes` the
     name or key of the one before it.
     """
-    return _Shaping(record, policy, places, attempt, supersedes).tree(cluster_target=cluster_target)
+    return _Shaping(facts.in_texts(record), policy, places, attempt, supersedes).tree(cluster_target=cluster_target)
 
 
 class _Shaping:

@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 
+from msgspec.structs import replace
+
 from pipetrail.api import GROUP, TAGS_ANNOTATION, Capture
-from pipetrail.record import Record, Step
+from pipetrail.record import Outputs, Record, Step
 from pipetrail.settings import Places
 from pipetrail.shape import names
 from pipetrail.shape.changes import Changes
@@ -41,6 +43,22 @@ def source_name(record: Record) -> str:
     """The template that the run was made from, else the pipeline."""
     group = record.group
     return group.name if group is not None and group.kind in ("template", "cluster-template") else record.pipeline
+
+
+def in_texts(record: Record) -> Record:
+    """`record` with its params and outputs as trackers take them, as texts; KFP gives them types."""
+    if not record.source.startswith("kfp"):
+        return record
+    steps = tuple(replace(s, params=_texts(s.params), outputs=_outputs(s.outputs)) for s in record.steps)
+    return replace(record, params=_texts(record.params), outputs=_outputs(record.outputs), steps=steps)
+
+
+def _outputs(outputs: Outputs) -> Outputs:
+    return replace(outputs, parameters=_texts(outputs.parameters))
+
+
+def _texts(values: Mapping[str, Any]) -> dict[str, str]:
+    return {name: names.text(value) for name, value in values.items()}
 
 
 class Known:
