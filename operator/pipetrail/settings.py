@@ -22,7 +22,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     `cluster` names this cluster in every key; empty means the uid of the namespace kube-system. `namespace` is the
     operator's own. `watch_namespaces` empty means all. `mlmd` is host:port of KFP's metadata store;
-    `tensorboard_root` is the folder below which TensorBoard targets write.
+    `tensorboard_root` is the folder below which TensorBoard targets write. `allow_addresses` are networks (CIDR) that
+    trackers may have though they are special: link-local, loopback, the API server's own.
     """
 
     cluster: str = ""
@@ -31,6 +32,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     places: Places = Places()
     mlmd: str = ""
     tensorboard_root: str = ""
+    allow_addresses: tuple[str, ...] = ()
     history_ttl_s: float = DEFAULT_HISTORY_TTL_S
 
 

@@ -1,4 +1,8 @@
-"""The operator as users run it: a process with a kubeconfig, whose log lines are JSON."""
+"""The operator as users run it: a process with a kubeconfig, whose log lines are JSON.
+
+The trackers of tests listen on loopback, which an operator does not call unless it is told to: so it is, but for tests
+of just that (`allow=""`).
+"""
 
 import contextlib
 import json
@@ -11,14 +15,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+LOOPBACK = "127.0.0.0/8"
+
 
 class Operator:
     """`pipetrail run`, to be started, killed and started again. Every start appends to one log."""
 
-    def __init__(self, kubeconfig: Path, log: Path, *flags: str, env: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, kubeconfig: Path, log: Path, *flags: str, env: dict[str, str] | None = None, allow: str = LOOPBACK
+    ) -> None:
         self.kubeconfig = kubeconfig
         self.log = log
-        self.flags = flags
+        self.flags = (*flags, *(("--allow-address", allow) if allow else ()))
         self.env = env or {}
         self.process: subprocess.Popen[bytes] | None = None
         self.starts = 0

@@ -16,6 +16,7 @@ from pipetrail.delivery.ledger import Entry, Ledger
 from pipetrail.kube import Kube
 from pipetrail.readers.live import LiveReader
 from pipetrail.settings import Settings
+from pipetrail.targets.addresses import ANYWHERE
 
 NOWHERE = "http://127.0.0.1:9"
 REF = TargetRef(kind="TrackingTarget", name="mlflow", namespace="team")
@@ -74,7 +75,7 @@ async def operator(cluster: Cluster, mlflow: str) -> AsyncIterator[Dispatch]:
     async with Proxy(NOWHERE) as server:
         server.decide = cluster.decide
         async with Kube(k8s.Configuration(host=server.url)) as kube:
-            dispatch = Dispatch(kube, Ledger(kube, "me/1"), LiveReader(kube), Settings(), "c")
+            dispatch = Dispatch(kube, Ledger(kube, "me/1"), LiveReader(kube), Settings(), "c", addresses=ANYWHERE)
             dispatch.saw_target(
                 api.FoundTarget(
                     ref=REF, spec=api.TargetSpec(backend=api.Backend(mlflow=api.MlflowBackend(tracking_uri=mlflow)))

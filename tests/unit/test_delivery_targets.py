@@ -19,6 +19,7 @@ from pipetrail.kube import Kube
 from pipetrail.readers.live import LiveReader
 from pipetrail.settings import Settings
 from pipetrail.sources import argo
+from pipetrail.targets.addresses import ANYWHERE
 
 NOWHERE = "http://127.0.0.1:9"
 
@@ -26,7 +27,7 @@ NOWHERE = "http://127.0.0.1:9"
 @pytest.fixture
 async def dispatch() -> AsyncIterator[Dispatch]:
     async with Kube(k8s.Configuration(host=NOWHERE)) as kube:
-        made = Dispatch(kube, Ledger(kube, "me/1"), LiveReader(kube), Settings(), "c")
+        made = Dispatch(kube, Ledger(kube, "me/1"), LiveReader(kube), Settings(), "c", addresses=ANYWHERE)
         yield made
         await made.roster.close()
         await asyncio.sleep(0)
@@ -132,7 +133,7 @@ async def test_a_deleted_run_is_remembered_until_each_of_its_targets_has_it(disp
 async def test_a_target_that_cannot_be_read_is_told_so_once_though_what_is_written_comes_back_as_an_event() -> None:
     async with Proxy(NOWHERE) as server, Kube(k8s.Configuration(host=server.url)) as kube:
         server.decide = lambda _: Answer(200, b"{}")
-        dispatch = Dispatch(kube, Ledger(kube, "me/1"), LiveReader(kube), Settings(), "c")
+        dispatch = Dispatch(kube, Ledger(kube, "me/1"), LiveReader(kube), Settings(), "c", addresses=ANYWHERE)
         wrong = api.InvalidTarget(
             ref=target("mlflow", NOWHERE).ref, reason="InvalidSpec", message="spec: no", uid="1", generation=3
         )

@@ -10,6 +10,7 @@ from tests.real.proxy import Answer, Proxy
 
 from pipetrail import targets
 from pipetrail.api import Backend, ConfigMapKeyRef, SecretKeyRef
+from pipetrail.targets.addresses import ANYWHERE
 
 VALUES = {"user/name": "ada", "user/pass": "pw", "token/key": "t0ken"}
 
@@ -28,7 +29,7 @@ async def sent(backend: Backend, proxy: Proxy, ca_pem: str = "") -> str | None:
     async def resolve(ref: SecretKeyRef | ConfigMapKeyRef) -> str:
         return ca_pem if isinstance(ref, ConfigMapKeyRef) else VALUES[f"{ref.name}/{ref.key}"]
 
-    target = await targets.connect(backend, resolve, targets.Site(namespace="team-a"))
+    target = await targets.connect(backend, resolve, targets.Site(namespace="team-a", addresses=ANYWHERE))
     try:
         await target.check()
     finally:

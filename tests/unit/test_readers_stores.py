@@ -12,8 +12,9 @@ from aiohttp import web
 
 from pipetrail.readers import Fetched
 from pipetrail.readers.stores import Credentials, Limits, Stores, last_lines
-from pipetrail.readers.transport import Refused, Transport, check_address
+from pipetrail.readers.transport import Refused, Transport, check_host
 from pipetrail.sources import AzureLocation, GcsLocation, S3Location, SecretKey, Unreadable
+from pipetrail.targets.addresses import ANYWHERE, REFUSING
 
 KEYS = Credentials(access_key="AKIATEST", secret_key="CANARY-secret", session_token="CANARY-token")
 
@@ -208,20 +209,20 @@ async def test_a_plain_file_has_the_name_it_had_in_the_pod(stub, stores):
         "0.0.0.0", "100.100.100.200", "::", "224.0.0.1", "2002:a9fe:a9fe::1",
     ],
 )  # fmt: skip
-def test_no_store_lives_there(address):
+async def test_no_store_lives_there(address):
     with pytest.raises(Refused):
-        check_address(address)
+        await check_host(address, 80, ANYWHERE.of_stores())
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "::1", "10.0.0.1", "192.168.1.1", "1.1.1.1", "2606:4700::1111"])
-def test_a_store_may_live_there(address):
-    check_address(address)
+async def test_a_store_may_live_there(address):
+    await check_host(address, 80, ANYWHERE.of_stores())
 
 
-def test_loopback_can_be_refused_too():
+async def test_loopback_can_be_refused_too():
     for address in ("127.0.0.1", "::1", "::ffff:127.0.0.1"):
         with pytest.raises(Refused):
-            check_address(address, allow_loopback=False)
+            await check_host(address, 80, REFUSING.of_stores())
 
 
 @pytest.mark.parametrize(
@@ -238,7 +239,7 @@ async def test_an_address_that_no_store_may_have_is_refused(stores, endpoint):
 
 
 async def test_loopback_is_refused_if_the_operator_says_so(stub):
-    stores = Stores(Transport(allow_loopback=False))
+    stores = Stores(Transport(addresses=REFUSING.of_stores()))
     fetched = await stores.fetch(stub.location(), KEYS)
     await stores.close()
     assert (reasons(fetched), stub.asked) == (["StoreRefused"], [])

@@ -77,6 +77,11 @@ REASONS: Final[Mapping[str, Reason]] = {
         means="Nothing answers at the address, or only errors and time-outs.",
         next_step="See whether the tracker runs, and whether a NetworkPolicy lets the operator in. Runs wait.",
     ),
+    "AddressRefused": Reason(
+        on=("Reachable", "Ready"),
+        means="The address leads to loopback, link-local (a metadata service), multicast or the API server itself.",
+        next_step="Name the tracker's own address; if it is meant, start the operator with --allow-address CIDR.",
+    ),
     "TlsFailed": Reason(
         on=("Reachable", "Ready"),
         means="The certificate is expired, for another host, or signed by someone unknown.",

@@ -37,6 +37,13 @@ def run(
     tensorboard_root: Annotated[
         str | None, typer.Option(help="Folder (a volume) below which TensorBoard targets write their event files.")
     ] = None,
+    allow_address: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Network (CIDR) that trackers may have though it is loopback, link-local or the API server's own; "
+            "repeat for more."
+        ),
+    ] = None,
     log_format: Annotated[
         Literal["auto", "json", "text"], typer.Option(help="auto: text on a terminal, else a JSON object a line.")
     ] = "auto",
@@ -58,6 +65,7 @@ def run(
     """
     # Imported here: the other verbs need neither kopf nor its second of start-up.
     from pipetrail.controller import app
+    from pipetrail.targets import addresses
 
     observe.configure(form=log_format, level=log_level)
     try:
@@ -71,7 +79,12 @@ def run(
         base, cluster=cluster or base.cluster, namespace=namespace or base.namespace, places=places,
         watch_namespaces=tuple(watch_namespace or base.watch_namespaces), mlmd=mlmd or base.mlmd,
         tensorboard_root=tensorboard_root or base.tensorboard_root,
+        allow_addresses=tuple(allow_address or base.allow_addresses),
     )  # fmt: skip
+    try:
+        addresses.networks(chosen.allow_addresses)
+    except ValueError as error:
+        raise typer.BadParameter(f"{error}; write it like 10.0.0.0/8", param_hint="--allow-address") from None
     try:
         asyncio.run(app.run(chosen, context=context))
     except KubeError as error:

@@ -14,6 +14,7 @@ from pipetrail.kube import TRACKED_RUNS, Kube
 from pipetrail.readers.live import LiveReader
 from pipetrail.settings import Settings
 from pipetrail.targets import Site, connect
+from pipetrail.targets.addresses import ANYWHERE
 from pipetrail.targets.target import Target, Tree
 from pipetrail.targets.verify import differences
 
@@ -70,7 +71,7 @@ async def _verify(
                 )  # fmt: skip
                 target = await connect(
                     found.spec.backend, cluster.resolver(kube, spec.target, operator_namespace),
-                    Site(namespace=spec.target.namespace, tensorboard_root=tensorboard_root),
+                    Site(namespace=spec.target.namespace, tensorboard_root=tensorboard_root, addresses=ANYWHERE),
                 )  # fmt: skip
                 try:
                     rows.append(await _compare(target, tree, spec, (item.get("status") or {}).get("url", "")))

@@ -18,7 +18,10 @@ from pipetrail.delivery.dispatch import Dispatch
 from pipetrail.delivery.ledger import Ledger, Lost
 from pipetrail.kube import TRACKED_RUNS, ApiError, Kube, KubeError, collections
 from pipetrail.readers.live import LiveReader
+from pipetrail.readers.stores import Stores
+from pipetrail.readers.transport import Transport
 from pipetrail.settings import Settings
+from pipetrail.targets import addresses
 
 SURVEY_EVERY_S: Final = 600.0
 KINDS_EVERY_S: Final = 30.0
@@ -73,7 +76,10 @@ async def _begin(kube: Kube, settings: Settings) -> tuple[str, Dispatch, Kinds]:
     """What stands before the first event: who we are, our own objects, and what there is to watch."""
     cluster = settings.cluster or await _cluster_uid(kube)
     holder = f"{socket.gethostname()}/{os.getpid()}"
-    dispatch = Dispatch(kube, Ledger(kube, holder, settings.watch_namespaces), LiveReader(kube), settings, cluster)
+    judge = await addresses.known(settings.allow_addresses, kube.host)
+    reader = LiveReader(kube, Stores(Transport(addresses=judge.of_stores())))
+    ledger = Ledger(kube, holder, settings.watch_namespaces)
+    dispatch = Dispatch(kube, ledger, reader, settings, cluster, addresses=judge)
     return cluster, dispatch, await _patiently_ready(kube, dispatch, settings.watch_namespaces)
 
 

@@ -13,7 +13,7 @@ from pipetrail.api import TargetRef
 from pipetrail.delivery import ledger as ledgers
 from pipetrail.delivery.book import Book
 from pipetrail.delivery.delivery import Deliveries, run_name
-from pipetrail.delivery.lane import Done, Halt, Later, Verdict
+from pipetrail.delivery.lane import Done, Halt, Later, Permit, Verdict, always
 from pipetrail.delivery.ledger import Ledger, Lost
 from pipetrail.delivery.namespaces import Namespaces
 from pipetrail.delivery.notices import post_event
@@ -24,6 +24,7 @@ from pipetrail.kube import Kube, KubeError
 from pipetrail.readers import Reader
 from pipetrail.settings import Settings
 from pipetrail.sources import argo
+from pipetrail.targets.addresses import REFUSING, Addresses
 from pipetrail.targets.target import Refused, Retry, TargetError, Unauthorised, Unusable
 
 KEEP_SETTLED_S: Final = 90.0
@@ -38,14 +39,17 @@ fail one after another is it the target's trouble: else one run that names anoth
 class Dispatch:
     """Everything between the watches and the couriers. Its methods run in one event loop and never block it."""
 
-    def __init__(self, kube: Kube, ledger: Ledger, reader: Reader, settings: Settings, cluster: str) -> None:
+    def __init__(
+        self, kube: Kube, ledger: Ledger, reader: Reader, settings: Settings, cluster: str, *,
+        addresses: Addresses = REFUSING, permit: Permit = always,
+    ) -> None:  # fmt: skip
         self._kube = kube
         self._ledger = ledger
         self._settings = settings
         self.runs = Runs()
         self.book = Book()
         self.namespaces = Namespaces()
-        self.roster = Roster(kube, ledger, settings, self._work)
+        self.roster = Roster(kube, ledger, settings, self._work, addresses, permit)
         self.survey = Survey(
             kube, ledger, self.book, self.runs, self.roster, self.takers, self._offer, settings.watch_namespaces
         )

@@ -45,30 +45,41 @@ def backoff_s(failures: int, most_s: float = BACKOFF_MOST_S, *, rng: random.Rand
     return max(0.05, (rng or random).uniform(0.0, top))
 
 
-class Limiter:
-    """A token bucket: at most `rate` calls a second in the long run, `rate` at once."""
+Permit = Callable[[], Awaitable[None]]
+"""Waits until calls may be made at all: while another operator may be making them, they may not."""
 
-    def __init__(self, rate: float) -> None:
+
+async def always() -> None:
+    """The permit of an operator that is alone."""
+
+
+class Limiter:
+    """A token bucket: at most `rate` calls a second in the long run, `rate` at once, and none without a `permit`."""
+
+    def __init__(self, rate: float, permit: Permit = always) -> None:
         self.rate = rate
+        self._permit = permit
         self._free_at = 0.0
 
     async def acquire(self) -> None:
-        """Wait for a token."""
+        """Wait for a token, then for the permit."""
         now = asyncio.get_running_loop().time()
         self._free_at = max(self._free_at, now - 1.0) + 1.0 / self.rate
         if self._free_at > now:
             await asyncio.sleep(self._free_at - now)
+        await self._permit()
 
 
 class Lane:
     """Calls `work` for each key that is due, at most `concurrency` at a time, never twice at once for one key."""
 
     def __init__(
-        self, work: Callable[[str], Awaitable[Verdict]], *, concurrency: int, requests_per_second: float
-    ) -> None:
+        self, work: Callable[[str], Awaitable[Verdict]], *, concurrency: int, requests_per_second: float,
+        permit: Permit = always,
+    ) -> None:  # fmt: skip
         self._work = work
         self._concurrency = concurrency
-        self.limiter = Limiter(requests_per_second)
+        self.limiter = Limiter(requests_per_second, permit)
         self._due: dict[str, float] = {}  # key -> when; the truth, of which the heap is an index
         self._heap: list[tuple[float, str]] = []
         self._busy: set[str] = set()

@@ -23,11 +23,12 @@ from pipetrail.api import (
     TargetStatus,
 )
 from pipetrail.delivery.courier import Courier
-from pipetrail.delivery.lane import Lane, Verdict
+from pipetrail.delivery.lane import Lane, Permit, Verdict, always
 from pipetrail.delivery.ledger import Ledger
 from pipetrail.delivery.notices import condition, post_event
 from pipetrail.kube import TRACKED_RUNS, ApiError, Kube, KubeError
 from pipetrail.settings import Settings
+from pipetrail.targets.addresses import Addresses
 from pipetrail.targets.target import Retry, Target, TargetError
 
 LOOK_TROUBLED_S: Final = 30.0
@@ -79,11 +80,15 @@ class Seat:
 class Roster:
     """Keeps a seat, a lane and an attendant task per target. `work` delivers one run for one seat."""
 
-    def __init__(self, kube: Kube, ledger: Ledger, settings: Settings, work: Work) -> None:
+    def __init__(
+        self, kube: Kube, ledger: Ledger, settings: Settings, work: Work, addresses: Addresses, permit: Permit = always
+    ) -> None:  # fmt: skip
         self._kube = kube
         self._ledger = ledger
         self._settings = settings
         self._work = work
+        self._addresses = addresses
+        self._permit = permit
         self._seats: dict[TargetRef, Seat] = {}
         self._tasks: dict[TargetRef, asyncio.Task[None]] = {}
         self._invalid: dict[TargetRef, tuple[str, int]] = {}  # of which edit we said so
@@ -125,6 +130,7 @@ class Roster:
             lambda key: self._work(seat, key),
             concurrency=delivery.concurrency,
             requests_per_second=delivery.requests_per_second,
+            permit=self._permit,
         )
         lane.halt()
         seat = Seat(found, lane)
@@ -275,7 +281,9 @@ class Roster:
         return healthy
 
     def _site(self, seat: Seat) -> targets.Site:
-        return targets.Site(namespace=seat.ref.namespace, tensorboard_root=self._settings.tensorboard_root)
+        return targets.Site(
+            namespace=seat.ref.namespace, tensorboard_root=self._settings.tensorboard_root, addresses=self._addresses
+        )
 
     async def _resolve(self, seat: Seat, ref: SecretKeyRef | ConfigMapKeyRef) -> str:
         """The text behind a reference, in the target's namespace or, for the cluster's kind, the operator's."""

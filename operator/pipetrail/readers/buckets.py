@@ -8,7 +8,7 @@ taken from the environment. No message here holds a credential or a signed addre
 import json
 import re
 from collections.abc import AsyncIterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final, cast
 from urllib.parse import quote
 
@@ -17,8 +17,8 @@ from obstore.exceptions import BaseError, PermissionDeniedError, Unauthenticated
 from obstore.store import AzureStore, GCSStore, S3Store
 
 from pipetrail.formats import Note
-from pipetrail.readers import Fetched
-from pipetrail.readers.transport import Answer, Refused, Transport, Unreachable, check_host
+from pipetrail.readers import Fetched, listing
+from pipetrail.readers.transport import Answer, Refused, Transport, Unreachable
 from pipetrail.record import Frozen
 from pipetrail.sources import AzureLocation, GcsLocation, Location, S3Location
 from pipetrail.sources import Unreadable as NeverFetched
@@ -26,6 +26,10 @@ from pipetrail.sources import Unreadable as NeverFetched
 # A path is only known of Azure's emulator.
 _ADDRESS: Final = re.compile(
     r"https?://(?P<host>[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?(?P<path>/[A-Za-z0-9]+)?"
+)
+# Lists of these are asked for by obstore's own client, which follows redirects: nobody else may answer it.
+_AZURES_OWN: Final = re.compile(
+    r"[a-z0-9-]{1,63}\.blob\.(core\.windows\.net|core\.chinacloudapi\.cn|core\.usgovcloudapi\.net|storage\.azure\.net)"
 )
 _BAD_KEYS: Final = (
     "InvalidAccessKeyId", "SignatureDoesNotMatch", "AccessDenied", "InvalidToken", "ExpiredToken",
@@ -98,8 +102,14 @@ class Bucket:
         raise Failed(self._refusal(answer.status))
 
     async def objects(self) -> AsyncIterator[tuple[str, int]]:
-        """The (key, size) of all objects below the key."""
-        await check_host(self._host, allow_loopback=self._transport.allow_loopback)
+        """The (key, size) of all objects below the key, which is a folder's."""
+        if isinstance(self._location, S3Location):
+            async for found in self._listed(self._location):
+                yield found
+            return
+        if isinstance(self._location, AzureLocation) and not _AZURES_OWN.fullmatch(self._host):
+            message = f"{self.where}: what lies below it is not listed, since only Microsoft's own endpoints are asked"
+            raise Failed(failure("StoreRefused", message))
         try:
             async for batch in obstore.list(self._store(), prefix=self.key.strip("/") or None, chunk_size=200):
                 for meta in batch:
@@ -109,17 +119,40 @@ class Bucket:
         except (PermissionDeniedError, UnauthenticatedError):
             raise Failed(self._refusal(403)) from None
         except BaseError as error:
-            # the text holds the store's answer and the address: only its status and S3's code are taken from it
+            # the text holds the store's answer and the address: only its status is taken from it
             status = re.search(r"status code: (\d{3})", str(error))
-            code = re.search(r"<Code>(\w{1,40})</Code>", str(error))
-            if code and code[1] in _BAD_KEYS:
-                raise Failed(self._refusal(403)) from None
-            if status and int(status[1]) == 404 and (code is None or code[1] == "NoSuchBucket"):
-                note = Note(reason="BucketNotFound", message=f"{self.where}: there is no such bucket")
-                raise Failed(Fetched(notes=(note,), present=False)) from None
+            if status and int(status[1]) == 404:
+                raise self._no_bucket() from None
             if status:
                 raise Failed(self._refusal(int(status[1]))) from None
             raise Unreachable("the connection failed") from None
+
+    async def _listed(self, location: S3Location) -> AsyncIterator[tuple[str, int]]:
+        keys, following = None, ""
+        if not self._anonymous:
+            keys = listing.Keys(
+                access_key=self._credentials.access_key or "", secret_key=self._credentials.secret_key or "",
+                session_token=self._credentials.session_token, region=self._region or location.region or "us-east-1",
+            )  # fmt: skip
+        while True:
+            url = listing.address(self._plain, f"{self.key.strip('/')}/", following, keys, datetime.now(UTC))
+            answer = await self._transport.request("GET", url, limit=listing.PAGE_BYTES, ca=self._credentials.ca)
+            if answer.code in _BAD_KEYS:
+                raise Failed(self._refusal(403))
+            if answer.status == 404:
+                raise self._no_bucket()
+            if answer.status != 200:
+                raise Failed(self._refusal(answer.status))
+            page = listing.page(answer.data)
+            for found in page.objects:
+                yield found
+            if not page.following or page.following == following:
+                return
+            following = page.following
+
+    def _no_bucket(self) -> Failed:
+        note = Note(reason="BucketNotFound", message=f"{self.where}: there is no such bucket")
+        return Failed(Fetched(notes=(note,), present=False))
 
     def _refusal(self, status: int) -> Fetched:
         match status:

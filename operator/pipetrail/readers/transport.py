@@ -1,28 +1,25 @@
 """HTTP to object stores: signed addresses in, bytes out, and nowhere that a store may not be.
 
 An artifact repository is written by whoever owns the run's namespace, so its address is untrusted. Link-local and
-metadata addresses are refused always, whatever name resolves to them and at the moment of connecting; a redirect is
-never followed, since it could point there. (obstore's own client does follow redirects, with the credentials.)
+metadata addresses and the API server's are refused always, whatever name resolves to them and at the moment of
+connecting (:mod:`pipetrail.targets.addresses`); a redirect is never followed, since it could point there. (obstore's
+own client does follow redirects, with the credentials.)
 """
 
-import asyncio
-import ipaddress
-import socket
+import re
 import ssl
 from typing import Any, Final, Self
 
 import aiohttp
-from aiohttp.abc import AbstractResolver, ResolveResult
-from aiohttp.resolver import ThreadedResolver
+from msgspec.structs import replace
 from yarl import URL
 
 from pipetrail.record import Frozen
+from pipetrail.targets.addresses import ANYWHERE, Addresses, AddressRefused, resolved
 
 _REFUSED_NAMES: Final = ("metadata.google.internal", "metadata.goog", "metadata")
-_REFUSED_NETS: Final = tuple(
-    ipaddress.ip_network(net)
-    for net in ("169.254.0.0/16", "fe80::/10", "fd00:ec2::254/128", "100.100.100.200/32", "0.0.0.0/32", "::/128")
-)
+_ERROR_BYTES: Final = 4096
+_HERE: Final = ANYWHERE.of_stores()
 
 
 class Refused(Exception):
@@ -34,7 +31,10 @@ class Unreachable(Exception):
 
 
 class Answer(Frozen, frozen=True):
-    """What a store said. `size` is what it declared; `data` is empty after a HEAD, an error, or if it is too big."""
+    """What a store said. `size` is what it declared; `data` is empty after a HEAD, an error, or if it is too big.
+
+    `code` is the word that S3 has for an error, where it gave one.
+    """
 
     status: int
     data: bytes = b""
@@ -42,56 +42,33 @@ class Answer(Frozen, frozen=True):
     media_type: str | None = None
     region: str | None = None
     whole: bool = True
+    code: str = ""
 
 
-def check_address(address: str, *, allow_loopback: bool = True) -> None:
-    """Raise :class:`Refused` if the IP `address` is link-local, a cloud's metadata service, or unspecified."""
-    ip = ipaddress.ip_address(address.partition("%")[0])
-    if isinstance(ip, ipaddress.IPv6Address):
-        ip = ip.ipv4_mapped or ip.sixtofour or ip
-    if any(ip in net for net in _REFUSED_NETS if net.version == ip.version) or ip.is_multicast:
-        raise Refused(f"{address} is link-local or a metadata service")
-    if ip.is_loopback and not allow_loopback:
-        raise Refused(f"{address} is loopback")
+async def check_host(host: str, port: int, addresses: Addresses) -> None:
+    """Raise :class:`Refused` if `host`, a name or an address, is or resolves to what `addresses` refuses.
 
-
-async def check_host(host: str, *, allow_loopback: bool = True) -> None:
-    """Raise :class:`Refused` if `host`, a name or an address, is or resolves to a refused address."""
+    The connection itself is judged again; this gives the better message, and holds where no number is looked up.
+    """
     bare = host.strip("[]").rstrip(".").lower()
     if bare in _REFUSED_NAMES:
         raise Refused(f"{bare} is a metadata service")
-    try:
-        found = await asyncio.get_running_loop().getaddrinfo(bare, None, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError):
-        raise Unreachable(f"the name {bare[:200]!r} does not resolve") from None
-    for *_, address in found:
-        check_address(str(address[0]), allow_loopback=allow_loopback)
-
-
-class _Resolver(AbstractResolver):
-    """Resolves names, and refuses what no store may have."""
-
-    def __init__(self, allow_loopback: bool) -> None:
-        self._inner = ThreadedResolver()
-        self._allow_loopback = allow_loopback
-
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
-    ) -> list[ResolveResult]:
-        found = await self._inner.resolve(host, port, family)
-        for result in found:
-            check_address(result["host"], allow_loopback=self._allow_loopback)
-        return found
-
-    async def close(self) -> None:
-        await self._inner.close()
+    found = await resolved(bare)
+    if not found:
+        raise Unreachable(f"the name {bare[:200]!r} does not resolve")
+    for address in found:
+        if kind := addresses.refusal(address, port):
+            raise Refused(f"{address} is {kind}")
 
 
 class Transport:
-    """One connection pool for all stores. Time-outs are in seconds and cover a whole request."""
+    """One connection pool for all stores. Time-outs are in seconds and cover a whole request.
 
-    def __init__(self, *, allow_loopback: bool = True, timeout_s: float = 30.0, connect_s: float = 5.0) -> None:
-        self.allow_loopback = allow_loopback
+    Without `addresses` a store may live on loopback too: so it is for the commands, which run on a person's machine.
+    """
+
+    def __init__(self, *, addresses: Addresses = _HERE, timeout_s: float = 30.0, connect_s: float = 5.0) -> None:
+        self._addresses = addresses
         self._timeout = aiohttp.ClientTimeout(total=timeout_s, sock_connect=connect_s, sock_read=timeout_s)
         self._session: aiohttp.ClientSession | None = None
         self._contexts: dict[str, ssl.SSLContext] = {}
@@ -117,7 +94,7 @@ class Transport:
         the first `limit` bytes of what comes are taken and `whole` is false if there was more.
         """
         target = URL(url, encoded=True)
-        await check_host(target.host or "", allow_loopback=self.allow_loopback)
+        await check_host(target.host or "", target.port or 0, self._addresses)
         session = self._open()
         headers = {"Range": f"bytes={span}"} if span else {}
         try:
@@ -130,13 +107,15 @@ class Transport:
         except aiohttp.ClientConnectorCertificateError:
             raise Unreachable("its certificate is not trusted") from None
         except aiohttp.ClientConnectorError as error:
+            if isinstance(error.os_error, AddressRefused):
+                raise Refused(f"its address is {error.os_error}") from None
             raise Unreachable(f"no connection ({type(error.os_error).__name__})") from None
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise Unreachable(f"the connection failed ({type(error).__name__})") from None
 
     def _open(self) -> aiohttp.ClientSession:
         if self._session is None:
-            connector = aiohttp.TCPConnector(limit=32, resolver=_Resolver(self.allow_loopback))
+            connector = aiohttp.TCPConnector(limit=32, socket_factory=self._addresses.socket)
             self._session = aiohttp.ClientSession(connector=connector, timeout=self._timeout, trust_env=False)
         return self._session
 
@@ -163,6 +142,11 @@ async def _answer(method: str, response: Any, limit: int, *, ranged: bool) -> An
         status=response.status, size=size, region=response.headers.get("x-amz-bucket-region"),
         media_type=response.headers.get("Content-Type"),
     )  # fmt: skip
+    if method == "GET" and response.status >= 400:
+        raw = await response.content.read(_ERROR_BYTES)
+        response.close()
+        code = re.search(rb"<Code>(\w{1,40})</Code>", raw)
+        return replace(answer, code=code[1].decode() if code else "")
     if method == "HEAD" or response.status not in (200, 206) or (not ranged and (size or 0) > limit):
         response.close()  # what was not read of a big body is not waited for
         return answer

@@ -1,9 +1,11 @@
 """Targets: one module or package per tracker behind the contract of :mod:`pipetrail.targets.target`."""
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 from pipetrail.api import Backend, ConfigMapKeyRef, MlflowAuth, MlflowBackend, SecretKeyRef
 from pipetrail.record import Frozen
+from pipetrail.targets.addresses import REFUSING, Addresses
 from pipetrail.targets.target import Target, TrackerRun
 
 
@@ -11,10 +13,12 @@ class Site(Frozen, frozen=True):
     """Where a target stands, and what the operator's admin lets targets do.
 
     `namespace` is empty for a ClusterTrackingTarget; `tensorboard_root` is empty if no folder was given.
+    `addresses` judges each address that a target calls.
     """
 
     namespace: str = ""
     tensorboard_root: str = ""
+    addresses: Addresses = REFUSING
 
 
 Resolve = Callable[[SecretKeyRef | ConfigMapKeyRef], Awaitable[str]]
@@ -27,7 +31,7 @@ async def connect(backend: Backend, resolve: Resolve, site: Site) -> Target:
     """
     match backend:
         case Backend(mlflow=MlflowBackend() as mlflow):
-            return await _mlflow(mlflow, resolve)
+            return await _mlflow(mlflow, resolve, site)
         case _:
             raise AssertionError("the API admits no other backend")
 
@@ -43,9 +47,10 @@ def fit(backend: Backend) -> Callable[[TrackerRun], TrackerRun]:
             raise AssertionError("the API admits no other backend")
 
 
-async def _mlflow(backend: MlflowBackend, resolve: Resolve) -> Target:
+async def _mlflow(backend: MlflowBackend, resolve: Resolve, site: Site) -> Target:
     from pipetrail.targets.mlflow.auth import Auth, Basic, Bearer, NoAuth
     from pipetrail.targets.mlflow.target import MlflowTarget
+    from pipetrail.targets.mlflow.wire import session
 
     auth: Auth = NoAuth()
     if isinstance(backend.auth, MlflowAuth):
@@ -60,6 +65,7 @@ async def _mlflow(backend: MlflowBackend, resolve: Resolve) -> Target:
         ui_uri=backend.ui_uri or None,
         auth=auth,
         ca_pem=await resolve(backend.ca_bundle_ref.config_map_key_ref) if backend.ca_bundle_ref else None,
+        session_factory=partial(session, addresses=site.addresses),
     )
 
 

@@ -19,6 +19,7 @@ import msgspec
 from yarl import URL
 
 from pipetrail import observe
+from pipetrail.targets.addresses import ANYWHERE, Addresses, AddressRefused, unusable
 from pipetrail.targets.mlflow.answers import Trouble
 from pipetrail.targets.mlflow.auth import HIDDEN, Auth, header, secrets
 from pipetrail.targets.target import Retry, TargetError, Unauthorised, Unusable
@@ -51,10 +52,12 @@ class Rejection(Exception):
         self.text = text
 
 
-def session(tls: ssl.SSLContext | None) -> aiohttp.ClientSession:
-    """The connections of one target."""
+def session(tls: ssl.SSLContext | None, addresses: Addresses = ANYWHERE) -> aiohttp.ClientSession:
+    """The connections of one target, none of which leads to what `addresses` refuses."""
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=16, keepalive_timeout=IDLE_S, ssl=True if tls is None else tls),
+        connector=aiohttp.TCPConnector(
+            limit=16, keepalive_timeout=IDLE_S, ssl=True if tls is None else tls, socket_factory=addresses.socket
+        ),
         timeout=aiohttp.ClientTimeout(total=TOTAL_S, sock_connect=CONNECT_S),
         cookie_jar=aiohttp.DummyCookieJar(),
         raise_for_status=False,
@@ -152,6 +155,8 @@ class Wire:
         except aiohttp.ClientConnectorDNSError as error:
             raise Retry("Unreachable", f"the host {error.host!r} of {self.where} is not known") from None
         except aiohttp.ClientConnectorError as error:
+            if isinstance(error.os_error, AddressRefused):
+                raise unusable(self.where, str(error.os_error)) from None
             raise Retry("Unreachable", f"no connection to {self.where}: {error.strerror}") from None
         except aiohttp.ConnectionTimeoutError:
             raise Retry("Unreachable", f"{self.where} does not take the connection within {CONNECT_S:.0f} s") from None
