@@ -4,27 +4,31 @@ import asyncio
 import contextlib
 import importlib.util
 import os
+import re
 import sys
 from typing import Final
 from weakref import WeakKeyDictionary
 
 import msgspec
 
-from pipetrail.record import Figure, Frozen
-from pipetrail.targets.drawing.sketch import CannotDraw, Sketch, sketch
+from pipetrail.record import Figure, Frozen, Html
+from pipetrail.targets.drawing.sketch import TITLE_CHARS, CannotDraw, Page, Sketch, line, sketch
 from pipetrail.targets.drawing.worker import Drawn
+from pipetrail.targets.sanitise import Sanitised
 
 WAITING_MOST: Final = 100  #: orders that wait
-PICTURE_BYTES: Final = 4 << 20
+ANSWER_BYTES: Final = 16 << 20
+HTML_MOST: Final = 4 << 20  #: characters
 
+_HALF_PAIRS: Final = re.compile("[\ud800-\udfff]")
 _PASSED_ON: Final = ("PYTHONPATH", "PYTHONHOME")  # where Python is; nothing else of our environment
 
 
 class Patience(Frozen, frozen=True):
-    """Seconds that things may take: a process's first picture with the import in it, each other one, and no order."""
+    """Seconds that things may take: a process's first order with the imports in it, each other one, and no order."""
 
     start_s: float = 30.0
-    draw_s: float = 20.0
+    draw_s: float = 15.0
     idle_s: float = 60.0
 
 
@@ -34,15 +38,32 @@ PATIENCE: Final = Patience()
 async def png(figure: Figure) -> bytes:
     """`figure` as a PNG of 460 to 1 100 pixels a side; equal figures give equal bytes.
 
-    Raises :class:`CannotDraw`, see :func:`pipetrail.targets.drawing.sketch.sketch`, and besides: ``DrawingNotInstalled``
-    without matplotlib, ``DrawingTimedOut``, ``DrawingFailed``, and ``DrawingBusy`` (with `again`) where too many wait.
+    Raises :class:`CannotDraw` with the reasons of :func:`pipetrail.targets.drawing.sketch.sketch` and besides
+    ``DrawingNotInstalled`` without matplotlib, ``DrawingTimedOut``, ``DrawingFailed``, and ``DrawingBusy`` (with
+    `again`) where too many wait.
     """
     if importlib.util.find_spec("matplotlib") is None:
         raise CannotDraw("DrawingNotInstalled", "there is no picture without matplotlib: install pipetrail[figures]")
+    return (await _artist().draw(await asyncio.to_thread(sketch, figure))).data
+
+
+async def page(figure: Html) -> Sanitised:
+    """`figure` as a whole page that runs and loads nothing, and what was taken out of it (sanitise.py).
+
+    Raises :class:`CannotDraw` as :func:`png` does, ``FigureTooLarge`` for more than :data:`HTML_MOST` characters.
+    """
+    if len(figure.text) > HTML_MOST:
+        raise CannotDraw("FigureTooLarge", f"HTML of {len(figure.text)} characters; up to {HTML_MOST} are sanitised")
+    title = line(figure.name or "", TITLE_CHARS)
+    drawn = await _artist().draw(Page(title=title, html=_HALF_PAIRS.sub("\ufffd", figure.text)))
+    return Sanitised(text=drawn.data.decode(), removed=drawn.removed)
+
+
+def _artist() -> "Artist":
     loop = asyncio.get_running_loop()
     if (artist := _artists.get(loop)) is None:
         artist = _artists[loop] = Artist()
-    return await artist.draw(await asyncio.to_thread(sketch, figure))
+    return artist
 
 
 class Artist:
@@ -50,13 +71,13 @@ class Artist:
 
     def __init__(self, patience: Patience = PATIENCE) -> None:
         self._patience = patience
-        self._orders: asyncio.Queue[tuple[bytes, asyncio.Future[bytes]]] = asyncio.Queue(WAITING_MOST)
+        self._orders: asyncio.Queue[tuple[bytes, asyncio.Future[Drawn]]] = asyncio.Queue(WAITING_MOST)
         self._task: asyncio.Task[None] | None = None
 
-    async def draw(self, wanted: Sketch) -> bytes:
-        """The picture. Raises :class:`CannotDraw`."""
+    async def draw(self, wanted: Sketch | Page) -> Drawn:
+        """The picture or page. Raises :class:`CannotDraw`."""
         order = msgspec.msgpack.encode(wanted)
-        picture: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        picture: asyncio.Future[Drawn] = asyncio.get_running_loop().create_future()
         try:
             self._orders.put_nowait((order, picture))
         except asyncio.QueueFull:
@@ -101,7 +122,7 @@ class Artist:
 
 
 async def _answer(
-    process: asyncio.subprocess.Process, order: bytes, picture: "asyncio.Future[bytes]", patience: float
+    process: asyncio.subprocess.Process, order: bytes, picture: "asyncio.Future[Drawn]", patience: float
 ) -> None:
     """Have one picture drawn. Raises EOFError or OSError if the process is of no further use."""
     if picture.done():  # whoever ordered it has gone
@@ -121,7 +142,7 @@ async def _answer(
     if drawn.error:
         _fail(picture, CannotDraw("DrawingFailed", f"it could not be drawn: {drawn.error}"))
     elif not picture.done():
-        picture.set_result(drawn.png)
+        picture.set_result(drawn)
 
 
 async def _converse(process: asyncio.subprocess.Process, order: bytes) -> Drawn:
@@ -130,12 +151,12 @@ async def _converse(process: asyncio.subprocess.Process, order: bytes) -> Drawn:
     process.stdin.write(len(order).to_bytes(4, "big") + order)
     await process.stdin.drain()
     size = int.from_bytes(await process.stdout.readexactly(4), "big")
-    if size > PICTURE_BYTES:
+    if size > ANSWER_BYTES:
         raise ValueError
     return msgspec.msgpack.decode(await process.stdout.readexactly(size), type=Drawn)
 
 
-def _fail(picture: "asyncio.Future[bytes]", error: CannotDraw) -> None:
+def _fail(picture: "asyncio.Future[Drawn]", error: CannotDraw) -> None:
     if not picture.done():
         picture.set_exception(error)
 

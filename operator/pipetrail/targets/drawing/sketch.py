@@ -5,6 +5,7 @@ So whatever a step logged is judged here, and the drawing itself can't be surpri
 beside its picture; what a picture leaves out (numbers in a matrix of 1 000 classes) is in there.
 """
 
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from typing import Final
@@ -54,6 +55,13 @@ class Curve(Frozen, frozen=True, tag="curve"):
     x: tuple[float, ...]
     y: tuple[float, ...]
     area: float | None = None
+
+
+class Page(Frozen, frozen=True, tag="page"):
+    """HTML that is to become a harmless page."""
+
+    title: str
+    html: str
 
 
 Sketch = Heatmap | Curve
@@ -176,6 +184,6 @@ def _area(points: Sequence[tuple[float, float]]) -> float | None:
     """The area below the curve by trapezoids, if the points go from one end of the x-axis to the other in order."""
     ordered = points if points[0][0] <= points[-1][0] else points[::-1]
     xs = [x for x, _ in ordered]
-    if xs[0] != 0 or xs[-1] != 1 or any(a > b for a, b in zip(xs, xs[1:], strict=False)):
+    if xs[0] != 0 or xs[-1] != 1 or any(a > b for a, b in itertools.pairwise(xs)):
         return None
-    return math.fsum((b[0] - a[0]) * (a[1] + b[1]) / 2 for a, b in zip(ordered, ordered[1:], strict=False))
+    return math.fsum((b[0] - a[0]) * (a[1] + b[1]) / 2 for a, b in itertools.pairwise(ordered))

@@ -1,9 +1,10 @@
-"""The process that draws: sketches on stdin, pictures on stdout. ``python -m pipetrail.targets.drawing.worker``
+"""The process that draws: orders on stdin, pictures and pages on stdout. ``python -m pipetrail.targets.drawing.worker``
 
 Each message is four bytes with its length (big-endian) and msgpack. The process ends when stdin does, that is also when
 the operator was killed, and kills itself if one picture takes longer than :data:`OWN_ALARM_S`.
 """
 
+import functools
 import io
 import os
 import resource
@@ -15,14 +16,15 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final
 import msgspec
 
 from pipetrail.record import Frozen
-from pipetrail.targets.drawing.sketch import FULL_SHADE, NO_SHADE, Curve, Heatmap, Sketch
+from pipetrail.targets import sanitise
+from pipetrail.targets.drawing.sketch import FULL_SHADE, NO_SHADE, Curve, Heatmap, Page, Sketch
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 MEMORY_BYTES: Final = 1 << 30  #: of addresses; 320 MiB are mapped after matplotlib's import, about 100 MiB used
-OWN_ALARM_S: Final = 60
+OWN_ALARM_S: Final = 60  #: for one order
 
 _DPI: Final = 100
 _BLUE: Final = "#0072B2"  # of Okabe and Ito, whose colours stay apart for colour-blind eyes
@@ -31,10 +33,11 @@ _EMPTY: Final = "#ececec"
 
 
 class Drawn(Frozen, frozen=True):
-    """A picture, or why there is none."""
+    """A picture or page, or why there is none. `removed` is what was taken out of a page."""
 
-    png: bytes = b""
+    data: bytes = b""
     error: str = ""
+    removed: tuple[str, ...] = ()
 
 
 def main() -> int:
@@ -42,8 +45,7 @@ def main() -> int:
     answers, sys.stdout = sys.stdout.buffer, sys.stderr  # what libraries print is no answer
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    _load()
-    decoder = msgspec.msgpack.Decoder(Sketch)
+    decoder = msgspec.msgpack.Decoder(Sketch | Page)
     while (order := _receive(sys.stdin.buffer)) is not None:
         signal.alarm(OWN_ALARM_S)
         _send(answers, _draw(decoder.decode(order)))
@@ -51,6 +53,7 @@ def main() -> int:
     return 0
 
 
+@functools.cache
 def _load() -> None:
     """Import matplotlib. It writes a list of fonts to a folder that it is told; afterwards the folder is not needed."""
     with tempfile.TemporaryDirectory(prefix="pipetrail-drawing-") as folder:
@@ -76,19 +79,33 @@ def _send(stream: BinaryIO, drawn: Drawn) -> None:
     stream.flush()
 
 
-def _draw(sketch: Sketch) -> Drawn:
+def _draw(order: Sketch | Page) -> Drawn:
     try:
-        figure = _heatmap(sketch) if isinstance(sketch, Heatmap) else _curve(sketch)
-        out = io.BytesIO()
-        figure.savefig(out, format="png", metadata={"Software": None})  # a version would make it another file
+        match order:
+            case Page(title=title, html=text):
+                clean = sanitise.html(text)
+                whole = sanitise.page(title, clean.text)
+                return Drawn(data=whole.encode("utf-8", "replace"), removed=clean.removed)
+            case Heatmap():
+                return _picture(_heatmap(order))
+            case Curve():
+                return _picture(_curve(order))
     except MemoryError:
-        return Drawn(error="it takes more memory than a picture may")
+        return Drawn(error="it takes more memory than it may")
+    except sanitise.TooMuchMarkup as error:
+        return Drawn(error=str(error))
     except Exception as error:  # noqa: BLE001  a figure that can't be drawn must not end the process
         return Drawn(error=type(error).__name__)
-    return Drawn(png=out.getvalue())
+
+
+def _picture(figure: "Figure") -> Drawn:
+    out = io.BytesIO()
+    figure.savefig(out, format="png", metadata={"Software": None})  # a version would make it another file
+    return Drawn(data=out.getvalue())
 
 
 def _canvas(title: str, kind: str, width: float, height: float) -> "tuple[Figure, Axes]":
+    _load()
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), dpi=_DPI, layout="compressed")
@@ -98,11 +115,11 @@ def _canvas(title: str, kind: str, width: float, height: float) -> "tuple[Figure
 
 
 def _heatmap(sketch: Heatmap) -> "Figure":
+    side = min(max(0.42 * sketch.size, 3.6), 9.0)
+    figure, axes = _canvas(sketch.title, "Confusion matrix", side + 1.9, side + 1.0)
     import numpy as np
     from matplotlib import colormaps
 
-    side = min(max(0.42 * sketch.size, 3.6), 9.0)
-    figure, axes = _canvas(sketch.title, "Confusion matrix", side + 1.9, side + 1.0)
     shades = np.frombuffer(sketch.shades, dtype=np.uint8).reshape(sketch.size, sketch.size)
     cells = np.ma.masked_equal(shades, NO_SHADE) / float(FULL_SHADE)
     map_ = colormaps["Blues"].with_extremes(bad=_EMPTY)
