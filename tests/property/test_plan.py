@@ -1,11 +1,10 @@
-"""The plan, driven as delivery drives it, against a model of a tracker that counts every point it is sent."""
+"""The plan, one call at a time; test_plan_machine.py drives it as delivery does."""
 
 import datetime as dt
 from collections import Counter
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from pipetrail.delivery.plan import Delivered, applied, from_held, opened, plan, value_id
 from pipetrail.targets.target import Batch, Handle, Held, Metric, Receipt, RunStatus, TrackerRun
@@ -74,59 +73,3 @@ def test_a_param_that_changed_is_a_correction_and_is_not_sent() -> None:
 def test_a_run_that_runs_again_is_reopened() -> None:
     then = Delivered(status="Failed", finished_ms=5, note="", tags={"t": "0"})
     assert plan(run([]), "", then).batch == Batch(status="Running")
-
-
-class Delivery(RuleBasedStateMachine):
-    """Events, kills and lost answers in any order; the tracker ends equal to the record, with no point twice."""
-
-    @initialize()
-    def start(self) -> None:
-        self.record: list[Metric] = []
-        self.tracker: list[Metric] = []
-        self.status: RunStatus = "Running"
-        self.told: RunStatus | None = None
-        self.known: Delivered = Delivered()
-
-    @precondition(lambda self: self.status == "Running")
-    @rule(new=st.lists(METRICS, max_size=5))
-    def a_step_completes(self, new: list[Metric]) -> None:
-        self.record += new
-
-    @rule(status=st.sampled_from(["Running", "Finished", "Failed"]))
-    def the_run_ends_or_reopens(self, status: RunStatus) -> None:
-        self.status = status
-
-    @rule(arrives=st.booleans(), answered=st.booleans())
-    def a_delivery(self, arrives: bool, answered: bool) -> None:
-        batch = plan(run(self.record, status=self.status), "", self.known).batch
-        if arrives:
-            self.tracker += batch.metrics
-            self.told = batch.status or self.told
-        if arrives and answered:
-            self.known = applied(self.known, batch, Receipt())
-        else:
-            self.read_back()
-
-    @rule()
-    def a_kill(self) -> None:
-        self.read_back()
-
-    def read_back(self) -> None:
-        held = Held(
-            key="c/u", handle=Handle(id="1"), name="r", status=self.told or "Running", started_ms=0,
-            metrics=tuple(self.tracker), whole=True,
-        )  # fmt: skip
-        self.known = from_held(held)
-
-    @invariant()
-    def no_point_is_there_twice(self) -> None:
-        assert not points(self.tracker) - points(self.record)
-
-    def teardown(self) -> None:
-        self.a_delivery(arrives=True, answered=True)
-        assert points(self.tracker) == points(self.record)
-        assert (self.told or "Running") == self.status
-
-
-TestDelivery = Delivery.TestCase
-TestDelivery.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)

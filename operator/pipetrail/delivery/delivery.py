@@ -4,7 +4,7 @@ import asyncio
 import datetime as dt
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -120,15 +120,18 @@ class Deliveries:
                 self._vanished()
                 return None
             state.header = read
-        reading = argo.read(body, state.facts, cluster=self._cluster)
+        reading = await self._reading(state, body)
         unseen = _unseen(reading.record) - state.asked_for
         if unseen and state.last_body is None:
             # The Workflow's watch was faster than the pods'. A tracker fixes a child's start when it is made, and only
             # the pod knows when the program began: ask once instead of waiting for the event.
             state.asked_for |= unseen
             await self._ask_for_facts(state)
-            reading = argo.read(body, state.facts, cluster=self._cluster)
+            reading = await self._reading(state, body)
         return reading
+
+    async def _reading(self, state: RunState, body: Any) -> Reading:
+        return await capture.reading(body, state.facts, state.said.at(body, self._reader), cluster=self._cluster)
 
     async def _ask_for_facts(self, state: RunState) -> None:
         before = state.facts

@@ -85,7 +85,7 @@ def plan(wanted: TrackerRun, note: str, delivered: Delivered) -> Plan:
             metrics=metrics,
             files=tuple(f for f in wanted.files if delivered.files.get(f.path) != _digest(f)),
             figures=tuple(p for p in wanted.figures if delivered.figures.get(p.path) not in ("", _drawn(p))),
-            note=note if note != (delivered.note or "") else None,
+            note=note if note != delivered.note else None,
             status=wanted.status if closes else None,
             finished=finished if closes else None,
         ),
@@ -163,6 +163,22 @@ def applied(delivered: Delivered, batch: Batch, receipt: Receipt) -> Delivered:
         note=delivered.note if batch.note is None else batch.note,
         status=batch.status or delivered.status,
         finished_ms=finished_ms if batch.status else delivered.finished_ms,
+    )
+
+
+def doubted(delivered: Delivered, batch: Batch) -> Delivered:
+    """`delivered` after a write of `batch` that may or may not have taken effect: of what it would have replaced
+    nothing is known any more, so that it is sent again even if the run went back to how it was before.
+
+    Points and params stay as they were known: they are sent again as they were tried (:func:`as_tried`) or read back.
+    """
+    return replace(
+        delivered,
+        tags={k: v for k, v in delivered.tags.items() if k not in batch.tags},
+        files={k: v for k, v in delivered.files.items() if k not in {f.path for f in batch.files}},
+        note=delivered.note if batch.note is None else None,
+        status=delivered.status if batch.status is None else None,
+        finished_ms=delivered.finished_ms if batch.status is None else None,
     )
 
 

@@ -15,6 +15,7 @@ import msgspec
 from pipetrail.api import TargetRef
 from pipetrail.capture import FileCache
 from pipetrail.delivery.courier import Progress
+from pipetrail.delivery.metadata import Said
 from pipetrail.sources import argo
 
 MAX_STRAYS: Final = 1000
@@ -32,6 +33,7 @@ class RunState:
         )  # attempts whose pods were asked for by name, because no event had told of them
         self.edition = 0  # grows with each news, so that a record made before it is told apart
         self.files = FileCache()
+        self.said = Said()  # by KFP's metadata store
         self.progress: dict[TargetRef, Progress] = {}
         self.capturing = asyncio.Lock()  # one capture at a time: what `files` says afterwards is of that one
         self.lost: set[TargetRef] = set()  # claims that someone else took: what they made is looked up first
