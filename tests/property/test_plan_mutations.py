@@ -30,7 +30,7 @@ BROKEN = {
     "a figure that is there is sent again": ('not in ("", _drawn(p))', "!= _drawn(p)"),
     "a note that changed is not sent": ("note=note if note != delivered.note else None", "note=None"),
     "what may have been replaced is taken as known": (
-        "    return replace(\n        delivered,\n", "    return replace(\n        delivered) if True else replace(delivered,\n",
+        "    return replace(\n        delivered,\n", "    return delivered or replace(\n        delivered,\n",
     ),
     "points that were tried go with other times": ("    if not tried:\n", "    if True:\n"),
     "a refused batch is tried for ever": (
