@@ -142,8 +142,8 @@ class Kube:
         """The JSON body at `path`."""
         return await self._json("GET", path, timeout_s=timeout_s, query=query)
 
-    async def get_bytes(self, path: str, *, limit: int, timeout_s: float = TIMEOUT_S, **query: str | int) -> bytes:
-        """The body at `path` (a log, a page of a list), at most `limit` bytes of it."""
+    async def get_bytes(self, path: str, *, most: int, timeout_s: float = TIMEOUT_S, **query: str | int) -> bytes:
+        """The body at `path` (a log, a page of a list), at most `most` bytes of it."""
         data = bytearray()
         try:
             async with (
@@ -151,8 +151,8 @@ class Kube:
                 contextlib.aclosing(self.stream(path, timeout_s=timeout_s, silence_s=timeout_s, **query)) as pieces,
             ):
                 async for piece in pieces:
-                    data += piece[: limit - len(data)]
-                    if len(data) >= limit:
+                    data += piece[: most - len(data)]
+                    if len(data) >= most:
                         break
         except TimeoutError:
             raise Unreachable(f"GET {path}: TimeoutError") from None

@@ -175,7 +175,7 @@ class Recorder:
         path = f"/api/v1/namespaces/{self.namespace}/pods/{pod}/log"
         try:
             data = await self._kube.get_bytes(
-                path, limit=MAX_LOG_BYTES, container=container, timestamps="true", limitBytes=MAX_LOG_BYTES
+                path, most=MAX_LOG_BYTES, container=container, timestamps="true", limitBytes=MAX_LOG_BYTES
             )
         except (ApiError, Unreachable):
             self._logs.pop(f"{pod}/{container}", None)

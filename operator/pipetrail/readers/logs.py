@@ -25,7 +25,7 @@ async def pod_log(
         if await _uid(kube, path) != uid:
             return Fetched(present=False)
         data = await kube.get_bytes(
-            f"{path}/log", limit=limit, timeout_s=60.0, container=container, timestamps="true", limitBytes=limit, **tail
+            f"{path}/log", most=limit, timeout_s=60.0, container=container, timestamps="true", limitBytes=limit, **tail
         )
         if await _uid(kube, path) != uid:
             return Fetched(present=False)
