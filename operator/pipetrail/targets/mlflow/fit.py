@@ -12,11 +12,12 @@ import posixpath
 import re
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
-from typing import Final, Literal
+from typing import Final
 
 from msgspec.structs import replace
 
 from pipetrail.record import Number
+from pipetrail.targets.changes import Changes, Item, marked
 from pipetrail.targets.mlflow.limits import (
     EXPERIMENT_MOST,
     FLOAT_MOST,
@@ -27,7 +28,7 @@ from pipetrail.targets.mlflow.limits import (
     PARAM_MOST,
     TAG_MOST,
 )
-from pipetrail.targets.target import Change, File, Metric, TrackerRun
+from pipetrail.targets.target import File, Metric, TrackerRun
 
 KEY_TAG: Final = "pipetrail.key"
 ROOT_TAG: Final = "pipetrail.root"
@@ -45,7 +46,6 @@ _ILLEGAL: Final = re.compile(r"[^/\w.\- :]")
 _BROKEN: Final = re.compile("[\x00\ud800-\udfff]")
 _UNSAFE: Final = re.compile(r"[^/\w.\- ]")
 _SPELLED: Final = {"@": "_at_", "%": "_pct"}
-Item = Literal["param", "metric", "tag", "name", "note", "file", "run"]
 
 
 def fit(run: TrackerRun) -> TrackerRun:
@@ -84,24 +84,6 @@ def fit(run: TrackerRun) -> TrackerRun:
     )
 
 
-class Changes:
-    """Collects changes: one for an item, key and reason, however many points it is about."""
-
-    def __init__(self) -> None:
-        self._found: dict[tuple[Item, str, str], tuple[str, int]] = {}
-
-    def add(self, item: Item, key: str, reason: str, detail: str) -> None:
-        """One more; the first detail stays."""
-        said, times = self._found.get((item, key, reason), (detail, 0))
-        self._found[item, key, reason] = (said, times + 1)
-
-    def all(self, run: str) -> Iterable[Change]:
-        """What was found, in its order."""
-        for (item, key, reason), (detail, times) in self._found.items():
-            count = f" ({times} points)" if times > 1 else ""
-            yield Change(item=item, key=key, reason=reason, detail=detail + count, run=run)
-
-
 def legal(key: str) -> bool:
     """True if MLflow takes `key` as it is (mlflow/utils/validation.py: characters, and a path that stays itself)."""
     if len(key) > KEY_MOST or not _LEGAL.fullmatch(key):
@@ -116,14 +98,7 @@ def clean(key: str) -> str:
     text = "/".join(segments)
     if text.startswith(".."):
         text = "_" + text[1:]
-    return marked(text, key) if len(text) > KEY_MOST else text or "_"
-
-
-def marked(text: str, original: str, most: int = KEY_MOST, digits: int = 4) -> str:
-    """`text`, cut so that a dash and `digits` hex digits of the original's sha256 fit behind it."""
-    return (
-        f"{text[: most - digits - 1]}-{hashlib.sha256(original.encode('utf-8', 'surrogatepass')).hexdigest()[:digits]}"
-    )
+    return marked(text, key, KEY_MOST) if len(text) > KEY_MOST else text or "_"
 
 
 def tag_about(prefix: str, key: str) -> str:
@@ -147,7 +122,7 @@ class Names:
                 continue
             name, digits = clean(key), 4
             while name in taken:
-                name, digits = marked(clean(key), key, digits=digits), digits + 4
+                name, digits = marked(clean(key), key, KEY_MOST, digits), digits + 4
             self._names[key] = name
             taken.add(name)
 
