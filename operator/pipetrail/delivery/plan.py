@@ -14,10 +14,9 @@ import struct
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
-import msgspec
 from msgspec.structs import replace
 
-from pipetrail.record import Frozen, Number, plain
+from pipetrail.record import Frozen, Number, packed
 from pipetrail.targets.target import Batch, Change, File, Held, Metric, Plot, Receipt, RunStatus, TrackerRun
 
 PointId = tuple[str, int]
@@ -226,4 +225,4 @@ def _digest(file: File) -> str:
 
 
 def _drawn(plot: Plot) -> str:
-    return hashlib.sha256(msgspec.json.encode(plain(plot.figure))).hexdigest()[:16]
+    return hashlib.sha256(packed(plot.figure)).hexdigest()[:16]

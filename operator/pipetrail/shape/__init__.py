@@ -2,10 +2,12 @@
 
 :func:`shape` gives the whole picture each time; what is still to be sent is delivery's business. Two properties
 hold, and tests/property/test_shape.py tries them: the same record and policy give the same tree, bit for bit; and the
-points of a live run's tree are all in every later tree of that run. So nothing is decided by what may still come:
+points and figures of a live run's tree are all in every later tree of that run. So nothing is decided by what may
+still come:
 
-- A step's points arrive together, when its last attempt has ended (capture's promise).
-- A child is made for a turn when its first point is there; what it is called depends on the turn and earlier ones.
+- A step's points and figures arrive together, when its last attempt has ended (capture's promise).
+- A child is made for a turn when its first point or figure is there; what it is called depends on the turn and
+  earlier ones.
 - ``<step>/<metric>.min`` and ``.max`` over the turns of a loop are sent when the run has ended: until then Argo may
   still add turns (``parallelism``), and a point that was sent can't be taken back. Of a curve its last value counts.
 
@@ -26,8 +28,9 @@ from pipetrail.record import Number, Point, Record, Status, Step
 from pipetrail.settings import Places
 from pipetrail.shape import facts, files, merging, names, note, selection
 from pipetrail.shape.changes import Changes
+from pipetrail.shape.figures import Figures
 from pipetrail.shape.layout import Child, Identity, Place, identity, places
-from pipetrail.targets.target import Metric, RunStatus, TrackerRun, Tree
+from pipetrail.targets.target import Metric, Plot, RunStatus, TrackerRun, Tree
 
 __all__ = ["shape"]
 
@@ -43,8 +46,10 @@ class _Draft:
     child: Child | None
     places: list[Place] = field(default_factory=list)
     metrics: list[Metric] = field(default_factory=list)
+    figures: list[Plot] = field(default_factory=list)
     tags: dict[str, str] = field(default_factory=dict)
     owners: dict[str, Identity | str] = field(default_factory=dict)
+    drawers: dict[str, Identity] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -83,6 +88,7 @@ class _Shaping:
         self.known = facts.Known(record)
         self.commit = facts.commit(record)
         self.user_tags = facts.user_tags(record, self.changes)
+        self.figures = Figures(self.changes)
         self.loops: dict[str, _Loop] = {}
 
     def tree(self, *, cluster_target: bool) -> Tree:
@@ -96,7 +102,7 @@ class _Shaping:
             self._findings(place, self._draft(place, parent, drafts))
         made = []
         for draft in drafts.values():
-            if draft.metrics or self._ended_alone(draft):
+            if draft.metrics or draft.figures or self._ended_alone(draft):
                 made.append(draft)
             else:
                 self._without_child(draft, parent)
@@ -138,11 +144,19 @@ class _Shaping:
             if key not in ids:
                 ids[key] = self._key(place, key, draft)
             draft.metrics.append(_metric(ids[key], point.value, point.step, point.time))
+        if self.capture.figures == "All" and step.figures and (at := self._ended(step)) is not None:
+            draft.figures += self.figures.of(place, draft.drawers, at - _EPOCH, draft.name)
         if place.turn is not None and place.child is not None:
             loop = self.loops.setdefault(step.path, _Loop())
             loop.finished = max(loop.finished, step.finished or _EPOCH)
             for key, point in _lasts(sent).items():
                 loop.lasts.setdefault(key, []).append(point.value)
+
+    def _ended(self, step: Step) -> datetime | None:
+        """The time of a step's figures, which have none of their own; none yet while it runs."""
+        if step.finished is not None or not step.outcome.settled:
+            return step.finished
+        return self.record.finished or self.record.started or _EPOCH
 
     def _key(self, place: Place, key: str, draft: _Draft) -> str:
         """The key in the tracker; one that another step has already is told apart by the step."""
@@ -185,6 +199,7 @@ class _Shaping:
             | {names.joined("output", k, by="."): v for k, v in self._run_outputs().items()},
             metrics=tuple(draft.metrics),
             note=note.parent(record, every, self.addresses, self.capture, self.commit),
+            figures=tuple(draft.figures),
             files=files.artifacts(every) if record.outcome.settled and self.capture.artifacts == "Reference" else (),
             changes=self.changes.of(),
         )
@@ -222,6 +237,7 @@ class _Shaping:
             params=params,
             tags=tags,
             metrics=tuple(draft.metrics),
+            figures=tuple(draft.figures),
             note=note.child(record, draft.places, child.name, self.addresses, self.capture),
             changes=self.changes.of(draft.name),
         )

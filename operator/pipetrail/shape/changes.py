@@ -4,7 +4,7 @@ from typing import Literal
 
 from pipetrail.targets.target import Change
 
-Item = Literal["param", "metric", "tag", "name", "note", "file", "run"]
+Item = Literal["param", "metric", "tag", "name", "note", "file", "figure", "run"]
 
 
 class Changes:
