@@ -8,10 +8,12 @@ from typing import Any, TypeVar
 
 import yaml
 
-from pipetrail import api
+from pipetrail import api, capture
 from pipetrail.cli.options import fail, one_line
 from pipetrail.kube import ARGO, TRACKED_RUNS, ApiError, Kube, KubeError, Unreachable, context_namespace
+from pipetrail.readers import Reader
 from pipetrail.readers import argo as objects
+from pipetrail.readers.live import LiveReader
 from pipetrail.sources import Reading, argo
 from pipetrail.targets import Resolve
 from pipetrail.targets.target import TargetError
@@ -65,10 +67,14 @@ async def find_run(kube: Kube, name: str, namespace: str) -> Any:
     raise KubeError(f"there is no Workflow {name} in namespace {namespace}; {instead}")
 
 
-async def read_run(kube: Kube, body: Any) -> tuple[argo.Header, Reading]:
-    """The record of a live run, as the operator would begin it, and what it would fetch."""
+async def read_run(kube: Kube, body: Any, reader: Reader | None = None) -> tuple[argo.Header, Reading]:
+    """The record of a live run, as the operator would begin it, and what it would fetch.
+
+    Of a run of KFP `reader` is asked for its metadata; without one its Workflow alone tells.
+    """
     header = argo.header(body)
-    return header, argo.read(body, await objects.facts(kube, header), cluster=await _cluster(kube))
+    facts = await objects.facts(kube, header)
+    return header, await capture.reading(body, facts, reader or LiveReader(kube), cluster=await _cluster(kube))
 
 
 async def _cluster(kube: Kube) -> str:

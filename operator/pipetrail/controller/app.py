@@ -77,7 +77,7 @@ async def _begin(kube: Kube, settings: Settings) -> tuple[str, Dispatch, Kinds]:
     cluster = settings.cluster or await _cluster_uid(kube)
     holder = f"{socket.gethostname()}/{os.getpid()}"
     judge = await addresses.known(settings.allow_addresses, kube.host)
-    reader = LiveReader(kube, Stores(Transport(addresses=judge.of_stores())))
+    reader = LiveReader(kube, Stores(Transport(addresses=judge.of_stores())), mlmd=settings.mlmd)
     ledger = Ledger(kube, holder, settings.watch_namespaces)
     dispatch = Dispatch(kube, ledger, reader, settings, cluster, addresses=judge)
     return cluster, dispatch, await _patiently_ready(kube, dispatch, settings.watch_namespaces)

@@ -8,8 +8,9 @@ import binascii
 import re
 from collections.abc import Callable
 from time import monotonic
-from typing import Final, cast
+from typing import TYPE_CHECKING, Final, cast
 
+from pipetrail import observe
 from pipetrail.formats import Note
 from pipetrail.formats.metrics import binary
 from pipetrail.kube import ApiError, Kube, KubeError
@@ -18,6 +19,10 @@ from pipetrail.readers.buckets import Credentials, failure
 from pipetrail.readers.logs import pod_log
 from pipetrail.readers.stores import Stores
 from pipetrail.sources import AzureLocation, FileRef, GcsLocation, Location, LogRef, S3Location, SecretKey
+from pipetrail.sources.kfp_v2.metadata import Metadata, NoMetadata
+
+if TYPE_CHECKING:
+    from pipetrail.readers.mlmd import Mlmd
 
 SECRET_TTL_S: Final = 60.0
 
@@ -31,10 +36,17 @@ class _NoCredentials(Exception):
 
 
 class LiveReader:
-    """Implements :class:`pipetrail.readers.Reader` for one cluster. `close` it."""
+    """Implements :class:`pipetrail.readers.Reader` for one cluster. `close` it.
 
-    def __init__(self, kube: Kube, stores: Stores | None = None, *, clock: Callable[[], float] = monotonic) -> None:
+    `mlmd` is host:port of KFP's metadata store; empty: runs of KFP v2 are told by their Workflows and logs alone.
+    """
+
+    def __init__(
+        self, kube: Kube, stores: Stores | None = None, *, mlmd: str = "", clock: Callable[[], float] = monotonic
+    ) -> None:
         self._kube = kube
+        self._mlmd_address = mlmd
+        self._mlmd: Mlmd | None = None
         self._stores = stores or Stores()
         self._clock = clock
         self._secrets: dict[tuple[str, str], tuple[float, dict[str, str]]] = {}
@@ -43,6 +55,9 @@ class LiveReader:
         """Close the connections to stores and forget all keys."""
         self._secrets.clear()
         await self._stores.close()
+        if self._mlmd is not None:
+            await self._mlmd.close()
+            self._mlmd = None
 
     async def artifact(self, namespace: str, ref: FileRef) -> Fetched:
         """The files of an artifact; of a model, a picture and the like only whether it is there and how big."""
@@ -86,6 +101,18 @@ class LiveReader:
         if archived.present:
             return archived
         return Fetched(notes=live.notes + archived.notes, present=archived.present, again=live.again or archived.again)
+
+    async def metadata(self, namespace: str, run_id: str) -> Metadata:
+        """What KFP's metadata store says of a run of `namespace`, over the one connection that all runs share."""
+        if not self._mlmd_address:
+            message = "the operator was not told where KFP's metadata store is: set mlmd to its host:port"
+            return NoMetadata(reason="MlmdNotConfigured", message=message)
+        if self._mlmd is None:
+            # Imported here: gRPC takes 22 MB, and most clusters have no KFP.
+            from pipetrail.readers.mlmd import Mlmd
+
+            self._mlmd = Mlmd(self._mlmd_address, called=lambda method: observe.count(f"mlmd_call {method}"))
+        return await self._mlmd.run(namespace, run_id)
 
     async def _credentials(self, namespace: str, location: Location) -> Credentials:
         async def value(ref: SecretKey | None) -> str | None:

@@ -1,0 +1,77 @@
+"""What KFP's metadata store said of a run that we follow: asked again when something of the run ended, else never.
+
+KFP publishes what a task gave before the task's pod ends (sources.md §4.6), so the store has nothing new between two
+ends. An answer that says to try again is not kept.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+from pipetrail.readers import Fetched, Reader
+from pipetrail.sources import FileRef, LogRef
+from pipetrail.sources.argo.nodes import TERMINAL
+from pipetrail.sources.kfp_v2.metadata import Metadata, NoMetadata
+
+Moment = tuple[int | str, ...]
+
+
+class Said:
+    """The last answer about one run."""
+
+    def __init__(self) -> None:
+        self._moment: Moment = ()
+        self._answer: Metadata | None = None
+        self._asking = asyncio.Lock()  # two targets may want the same run at once
+
+    def at(self, body: Any, reader: Reader) -> Reader:
+        """`reader` for a run that stands as `body` does: it asks the store only if what is known may be old."""
+        return _Reminded(self, reader, _moment(body))
+
+    async def metadata(self, reader: Reader, moment: Moment, namespace: str, run_id: str) -> Metadata:
+        """What is known at `moment`, asked for if need be."""
+        asked = (*moment, namespace, run_id)
+        async with self._asking:
+            if self._answer is not None and self._moment == asked:
+                return self._answer
+            answer = await reader.metadata(namespace, run_id)
+            keep = not (isinstance(answer, NoMetadata) and answer.again)
+            self._moment, self._answer = asked, answer if keep else None
+            return answer
+
+
+class _Reminded:
+    """A reader that is reminded of what the metadata store said."""
+
+    def __init__(self, said: Said, reader: Reader, moment: Moment) -> None:
+        self._said = said
+        self._reader = reader
+        self._moment = moment
+
+    async def artifact(self, namespace: str, ref: FileRef) -> Fetched:
+        """The files of an artifact."""
+        return await self._reader.artifact(namespace, ref)
+
+    async def log(self, namespace: str, ref: LogRef, *, tail_lines: int | None = None) -> Fetched:
+        """The main container's log."""
+        return await self._reader.log(namespace, ref, tail_lines=tail_lines)
+
+    async def metadata(self, namespace: str, run_id: str) -> Metadata:
+        """What KFP's metadata store says of the run."""
+        return await self._said.metadata(self._reader, self._moment, namespace, run_id)
+
+
+def _moment(body: Any) -> Moment:
+    """Equal for two bodies of one run if none of its pods ended between them."""
+    status = body.get("status") if isinstance(body, Mapping) else None
+    if not isinstance(status, Mapping):
+        return ()
+    nodes = status.get("nodes")
+    ended = frozenset(
+        (key, str(node.get("phase")), str(node.get("finishedAt")))
+        for key, node in (nodes.items() if isinstance(nodes, Mapping) else ())
+        if isinstance(node, Mapping) and node.get("type") == "Pod" and node.get("phase") in TERMINAL
+    )
+    # A big run's nodes are packed, or lie in Argo's database: then each version counts.
+    packed = (str(status.get("compressedNodes")), str(status.get("offloadNodeStatusVersion")))
+    return hash(ended), hash(packed), str(status.get("phase"))
