@@ -12,7 +12,11 @@ from pipetrail.targets.target import Change
 
 pytestmark = pytest.mark.api
 
-TARGET = api.TargetRef(name="mlflow", namespace="team-a")
+POLICY = api.Policy(redact=api.Redact(additional_keys=("*_dsn",)), naming=api.Naming(experiment="all"))
+
+
+def target(namespace: str) -> api.TargetRef:
+    return api.TargetRef(name="mlflow", namespace=namespace)
 
 
 def run(uid: str) -> api.RunRef:
@@ -20,7 +24,7 @@ def run(uid: str) -> api.RunRef:
 
 
 async def intent(ledger: Ledger, namespace: str, uid: str = "u1"):
-    return await ledger.intent(namespace, run(uid), TARGET, api.Policy(), experiment="churn-sweep")
+    return await ledger.intent(namespace, run(uid), target(namespace), POLICY, experiment="churn-sweep")
 
 
 async def test_an_intent_stands_once_however_often_it_is_written(kube: Kube, namespace: str) -> None:
@@ -90,3 +94,69 @@ async def test_a_retired_entry_is_gone_and_retiring_it_again_is_fine(kube: Kube,
     await ledger.forget(entry)
     await ledger.forget(entry)
     assert await ledger.read(namespace, entry.name) is None
+
+
+async def forged(kube: Kube, namespace: str, *, name: str = "", **spec: object) -> str:
+    """A TrackedRun as someone else may write it: `spec` over what we would have written; its name."""
+    true = api.to_json(
+        api.TrackedRunSpec(run=run("u1"), target=target(namespace), policy=POLICY, experiment="churn-sweep")
+    )
+    name = name or api.tracked_run_name("churn-sweep-7w6gn", "u1", target(namespace))
+    body = {
+        "apiVersion": api.API_VERSION, "kind": "TrackedRun", "metadata": {"name": name}, "spec": {**true, **spec},
+    }  # fmt: skip
+    await kube.post(f"{TRACKED_RUNS}/namespaces/{namespace}/trackedruns", body)
+    return name
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"policy": {}}, {"experiment": "of-another-team"}, {"supersedes": "0" * 32},
+        {"run": {**api.to_json(run("u1")), "key": "c/of-another-team"}},
+    ],
+    ids=lambda spec: next(iter(spec)),
+)  # fmt: skip
+async def test_what_stands_where_an_intent_belongs_and_says_something_else_is_replaced(
+    kube: Kube, namespace: str, spec: dict[str, object]
+) -> None:
+    name = await forged(kube, namespace, **spec)
+    path = f"{TRACKED_RUNS}/namespaces/{namespace}/trackedruns/{name}"
+    await kube.patch(f"{path}/status", {"status": {"phase": "Synced", "externalId": "f" * 32}})
+    entry, fresh = await intent(Ledger(kube, "one"), namespace)
+    assert (entry.spec.policy, entry.spec.experiment, entry.spec.run) == (POLICY, "churn-sweep", run("u1"))
+    assert (fresh, entry.status.phase, entry.status.external_id) == (False, "Pending", "")
+    assert (await kube.get(path))["spec"] == json.loads(json.dumps(api.to_json(entry.spec)))
+
+
+async def test_a_tracked_run_of_another_namespaces_target_or_of_a_wrong_name_is_none_of_ours(
+    kube: Kube, namespace: str
+) -> None:
+    ledger = Ledger(kube, "one")
+    theirs = api.TargetRef(name="mlflow", namespace="team-b")
+    names = [
+        await forged(
+            kube, namespace, target=api.to_json(theirs), name=api.tracked_run_name("churn-sweep-7w6gn", "u1", theirs)
+        ),
+        await forged(kube, namespace, name="churn-sweep-7w6gn-0123456789"),
+        await forged(
+            kube, namespace, attempt=7, name=api.tracked_run_name("churn-sweep-7w6gn", "u1", target(namespace))
+        ),
+    ]
+    assert [await ledger.read(namespace, name) for name in names] == [None, None, None]
+    assert [e async for e in ledger.entries() if e.namespace == namespace] == []
+
+
+async def test_an_entry_that_someone_made_anew_is_not_taken_for_the_one_that_we_wrote(
+    kube: Kube, namespace: str
+) -> None:
+    ledger = Ledger(kube, "one")
+    entry, _ = await intent(ledger, namespace)
+    entry = await ledger.write(entry, phase="Failed")
+    again = await ledger.again(entry)
+    assert again is not None
+    assert again.status.phase == "Failed"
+    await kube.delete(f"{TRACKED_RUNS}/namespaces/{namespace}/trackedruns/{entry.name}")
+    assert await ledger.again(entry) is None
+    await forged(kube, namespace, experiment="of-another-team")
+    assert await ledger.again(entry) is None

@@ -11,11 +11,12 @@ from tests.real.proxy import Answer, Proxy
 
 from pipetrail import api
 from pipetrail.delivery import plan as plans
+from pipetrail.delivery.book import Book
 from pipetrail.delivery.courier import Courier, Progress
 from pipetrail.delivery.delivery import MEMO_POINTS, MEMO_RECORDS, Memo
 from pipetrail.delivery.lane import Limiter
 from pipetrail.delivery.ledger import Entry, Ledger
-from pipetrail.delivery.runs import RunState
+from pipetrail.delivery.runs import Runs, RunState
 from pipetrail.kube import ApiError, Kube
 from pipetrail.readers import argo as objects
 from pipetrail.record import FromStdout, Key, Outcome, Point, Record, Step
@@ -128,12 +129,38 @@ async def test_pods_of_a_run_whose_name_is_too_long_for_a_label_are_not_asked_fo
 async def test_what_events_say_while_a_list_is_read_is_kept() -> None:
     state = RunState(argo.header({"metadata": {"uid": "u", "name": "run", "namespace": "team"}}))
     before = state.facts
-    early = argo.ResultFacts(node_id="a", owner_uid="u", complete=True, outputs={"result": "1"})
+    early = argo.ResultFacts(node_id="a", owner_uid="u", namespace="team", complete=True, outputs={"result": "1"})
     state.facts = state.facts.with_result(early).gone()
     listed = argo.RunFacts().with_result(argo.ResultFacts(node_id="b", owner_uid="u", complete=True))
     state.learn(listed, before)
     assert set(state.facts.results) == {"a", "b"}
     assert state.facts.deleted
+
+
+@pytest.mark.parametrize("first", ["the fact", "the run"])
+async def test_a_fact_of_another_namespace_never_counts_whoever_it_names_as_its_owner(first: str) -> None:
+    run = argo.header({"metadata": {"uid": "u", "name": "run", "namespace": "team"}})
+    forged = argo.ResultFacts(node_id="a", owner_uid="u", namespace="another-team", complete=True)
+    true = argo.ResultFacts(node_id="a", owner_uid="u", namespace="team", complete=True, outputs={"result": "1"})
+    runs = Runs()
+    if first == "the run":
+        runs.upsert(run)
+    for fact in (true, forged):
+        runs.add("u", fact, fact.node_id)
+    assert dict(runs.upsert(run).facts.results) == {"a": true}
+
+
+def test_an_entry_speaks_for_runs_of_its_own_namespace_alone() -> None:
+    cluster = api.TargetRef(kind="ClusterTrackingTarget", name="all")
+    spec = api.TrackedRunSpec(run=RUN, target=cluster, policy=api.Policy())
+    book = Book()
+    true = Entry(name="n", namespace="team", version="1", spec=spec, status=api.TrackedRunStatus())
+    forged = msgspec.structs.replace(true, namespace="another-team", spec=msgspec.structs.replace(spec, attempt=9))
+    for entry in (true, forged):
+        book.add(entry)
+    assert book.get(("team", "u"), cluster) == true
+    book.drop(forged)
+    assert book.of(("team", "u")) == (true,)
 
 
 def test_the_memory_of_records_is_bounded_in_runs_and_points_and_holds_a_run_once() -> None:

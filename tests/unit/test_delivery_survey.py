@@ -20,6 +20,7 @@ from pipetrail.targets.addresses import ANYWHERE
 
 NOWHERE = "http://127.0.0.1:9"
 REF = TargetRef(kind="TrackingTarget", name="mlflow", namespace="team")
+NAME = api.tracked_run_name("run", "u", REF)
 EXPERIMENT = {"experiment": {"experiment_id": "1", "lifecycle_stage": "active"}}
 
 
@@ -37,7 +38,7 @@ class Cluster:
         if seen.method == "PATCH" and "/trackedruns/" in seen.path:
             patch = msgspec.json.decode(seen.body)
             self.written.append(patch["status"])
-            meta = {"name": "run-1", "namespace": "team", "resourceVersion": "2"}
+            meta = {"name": NAME, "namespace": "team", "resourceVersion": "2"}
             status = {k: v for k, v in patch["status"].items() if v is not None}
             return said({"metadata": meta, "spec": api.to_json(entry().spec), "status": status})
         if seen.method == "GET" and seen.path.endswith("/workflows"):
@@ -45,18 +46,21 @@ class Cluster:
         return said({"reason": "NotFound"}, 404)
 
 
-def entry() -> Entry:
-    run = api.RunRef(source="argo", name="run", uid="u", key="c/u")
+def entry(key: str = "c/u") -> Entry:
+    run = api.RunRef(source="argo", name="run", uid="u", key=key)
     return Entry(
-        name="run-1", namespace="team", version="1",
+        name=NAME, namespace="team", version="1",
         spec=api.TrackedRunSpec(run=run, target=REF, policy=api.Policy(), experiment="e"),
         status=api.TrackedRunStatus(phase="Tracking"),
     )  # fmt: skip
 
 
-def tracker(status: str, outcome: str) -> Any:
+def tracker(status: str, outcome: str, *, namespace: str = "team", copies: int = 1) -> Any:
     """An MLflow that holds the run as `status`."""
-    tags = {"pipetrail.key": "c/u", "pipetrail.root": "c/u", "pipetrail.outcome": outcome}
+    tags = {
+        "pipetrail.key": "c/u", "pipetrail.root": "c/u", "pipetrail.outcome": outcome,
+        "pipetrail.namespace": namespace,
+    }  # fmt: skip
     run = {
         "info": {"run_id": "0" * 32, "experiment_id": "1", "status": status},
         "data": {"tags": [{"key": k, "value": v} for k, v in tags.items()]},
@@ -65,13 +69,13 @@ def tracker(status: str, outcome: str) -> Any:
     def decide(seen: Seen) -> Action:
         if seen.path.endswith("get-by-name"):
             return said(EXPERIMENT)
-        return said({"runs": [run]} if seen.path.endswith("runs/search") else {"experiments": []})
+        return said({"runs": [run] * copies} if seen.path.endswith("runs/search") else {"experiments": []})
 
     return decide
 
 
 @asynccontextmanager
-async def operator(cluster: Cluster, mlflow: str) -> AsyncIterator[Dispatch]:
+async def operator(cluster: Cluster, mlflow: str, key: str = "c/u") -> AsyncIterator[Dispatch]:
     async with Proxy(NOWHERE) as server:
         server.decide = cluster.decide
         async with Kube(k8s.Configuration(host=server.url)) as kube:
@@ -89,7 +93,7 @@ async def operator(cluster: Cluster, mlflow: str) -> AsyncIterator[Dispatch]:
                     if seat.ready:
                         break
                     await asyncio.sleep(0.02)
-            dispatch.book.add(entry())
+            dispatch.book.add(entry(key))
             yield dispatch
             await dispatch.roster.close()
 
@@ -125,3 +129,26 @@ async def test_a_run_whose_end_the_tracker_shows_already_keeps_it() -> None:
         assert [(s["phase"], s["outcome"]) for s in cluster.written] == [("Synced", "succeeded")]
         assert mlflow.calls("runs/update") == []
         assert mlflow.calls("runs/log-batch") == []
+
+
+async def test_a_run_of_another_namespace_that_a_tracked_run_names_is_neither_closed_nor_deleted() -> None:
+    """A TrackedRun is text that a tenant may have written; two copies would be doubles of which one is deleted."""
+    cluster = Cluster()
+    async with Proxy(NOWHERE) as mlflow:
+        mlflow.decide = tracker("RUNNING", "running", namespace="another-team", copies=2)
+        async with operator(cluster, mlflow.url) as dispatch:
+            dispatch.survey.gone_s = 0.0
+            await dispatch.survey.once()
+        assert [(s["phase"], "another namespace" in s["message"]) for s in cluster.written] == [("Stopped", True)]
+        assert [c.path for c in mlflow.log if c.method == "POST" and not c.path.endswith("runs/search")] == []
+
+
+async def test_a_key_that_is_none_of_this_operators_is_never_looked_up() -> None:
+    cluster = Cluster()
+    async with Proxy(NOWHERE) as mlflow:
+        mlflow.decide = tracker("RUNNING", "running")
+        async with operator(cluster, mlflow.url, "c/of-another-team") as dispatch:
+            dispatch.survey.gone_s = 0.0
+            await dispatch.survey.once()
+        assert [(s["phase"], s["reason"]) for s in cluster.written] == [("Stopped", "NotOurs")]
+        assert mlflow.calls("runs/search") == []

@@ -5,58 +5,66 @@ from collections.abc import Iterator
 from pipetrail.api import SyncCounts, TargetRef
 from pipetrail.delivery.ledger import Entry
 
+RunId = tuple[str, str]
+"""A run object's namespace and uid."""
+
 
 class Book:
-    """What is known of TrackedRuns. The operator alone writes them, so what it wrote last is what stands."""
+    """What is known of TrackedRuns. The operator alone should write them, so what it wrote last is what stands.
+
+    A run is (namespace, uid). An entry speaks for runs of its own namespace alone, whatever uid its spec names: who may
+    write TrackedRuns in one namespace says nothing of the runs of another.
+    """
 
     def __init__(self) -> None:
-        self._entries: dict[str, dict[TargetRef, Entry]] = {}
-        self._gone_at: dict[str, float] = {}
+        self._entries: dict[RunId, dict[TargetRef, Entry]] = {}
+        self._gone_at: dict[RunId, float] = {}
 
     def add(self, entry: Entry) -> None:
         """Take in an entry; of several attempts the newest counts."""
-        mine = self._entries.setdefault(entry.spec.run.uid, {})
+        mine = self._entries.setdefault(_run(entry), {})
         known = mine.get(entry.spec.target)
         if known is None or known.spec.attempt <= entry.spec.attempt:
             mine[entry.spec.target] = entry
 
-    def get(self, uid: str, ref: TargetRef) -> Entry | None:
+    def get(self, run: RunId, ref: TargetRef) -> Entry | None:
         """The entry of one run for one target."""
-        return self._entries.get(uid, {}).get(ref)
+        return self._entries.get(run, {}).get(ref)
 
-    def drop(self, uid: str, ref: TargetRef) -> None:
+    def drop(self, entry: Entry) -> None:
         """Forget an entry."""
-        mine = self._entries.get(uid, {})
-        mine.pop(ref, None)
+        run = _run(entry)
+        mine = self._entries.get(run, {})
+        mine.pop(entry.spec.target, None)
         if not mine:
-            self._entries.pop(uid, None)
+            self._entries.pop(run, None)
 
-    def of(self, uid: str) -> tuple[Entry, ...]:
+    def of(self, run: RunId) -> tuple[Entry, ...]:
         """All entries of one run."""
-        return tuple(self._entries.get(uid, {}).values())
+        return tuple(self._entries.get(run, {}).values())
 
-    def unsettled(self, uid: str) -> tuple[Entry, ...]:
+    def unsettled(self, run: RunId) -> tuple[Entry, ...]:
         """Entries of one run that something is still to be sent for."""
-        return tuple(e for e in self.of(uid) if not e.settled)
+        return tuple(e for e in self.of(run) if not e.settled)
 
     def all(self) -> Iterator[Entry]:
         """Every entry; the book may change meanwhile."""
         for mine in list(self._entries.values()):
             yield from list(mine.values())
 
-    def gone(self, uid: str, now: float) -> None:
+    def gone(self, run: RunId, now: float) -> None:
         """The run's object no longer stands (since `now`, in the loop's time, if it was not gone already)."""
-        if uid in self._entries:
-            self._gone_at.setdefault(uid, now)
+        if run in self._entries:
+            self._gone_at.setdefault(run, now)
 
-    def stands(self, uid: str) -> None:
+    def stands(self, run: RunId) -> None:
         """The run's object is there."""
-        self._gone_at.pop(uid, None)
+        self._gone_at.pop(run, None)
 
     def retired(self, now: float, ttl_s: float) -> list[Entry]:
         """Entries whose run has been gone for `ttl_s` and that nobody waits for (a failed one stays)."""
-        over = [uid for uid, at in self._gone_at.items() if now - at > ttl_s]
-        return [e for uid in over for e in self.of(uid) if e.status.phase in ("Synced", "Stopped", "Skipped")]
+        over = [run for run, at in self._gone_at.items() if now - at > ttl_s]
+        return [e for run in over for e in self.of(run) if e.status.phase in ("Synced", "Stopped", "Skipped")]
 
     def counts(self, ref: TargetRef) -> SyncCounts:
         """How many runs of a target are where."""
@@ -67,3 +75,7 @@ class Book:
             failed=sum(s.phase == "Failed" for s in mine),
             last_sync=max((s.settled_at for s in mine), default=""),
         )
+
+
+def _run(entry: Entry) -> RunId:
+    return entry.namespace, entry.spec.run.uid

@@ -20,6 +20,7 @@ from pipetrail.targets.target import Batch, Change, Handle, Held, Refused, Retry
 
 LOOK_AGAIN_S: Final = 60.0
 OUTCOME_TAG: Final = "pipetrail.outcome"
+NAMESPACE_TAG: Final = "pipetrail.namespace"
 
 
 class Progress:
@@ -40,6 +41,7 @@ class Progress:
         self._missing_since: float | None = None
         self._waits = 0
         self.sent_digest = ""
+        self.writes = 0
 
     def missing_for_s(self) -> float:
         """For how long something could not be read that a later try may give."""
@@ -116,7 +118,14 @@ class Courier:
 
         A parent is told its end last. So where it has one, all has arrived and only the ledger does not know it: then
         nothing is touched, and the outcome that the tracker shows is returned (else an empty text).
+
+        All that says which run it was is a TrackedRun, which a tenant may have written: if what carries the key is of
+        another namespace, nothing is touched either (:class:`Refused`).
         """
+        namespace = progress.entry.namespace
+        await self._limiter.acquire()
+        if any(h.tags.get(NAMESPACE_TAG, namespace) != namespace for h in await self._target.find(run)):
+            raise Refused("NotOurs", "what the tracker has under its key is a run of another namespace: left alone")
         await self._look(progress, Tree(parent=run))
         parent = progress.delivered.get(run.key)
         if parent is not None and parent.status not in (None, "Running"):
@@ -242,6 +251,7 @@ class Courier:
         progress.tried.pop(run.key, None)
         progress.note(run, receipt.changes)
         progress.delivered[run.key] = plans.applied(progress.delivered[run.key], batch, receipt)
+        progress.writes += 1
         self._count("points", len(batch.metrics))
 
     async def _say_missing(self, progress: Progress, record: Record) -> None:
@@ -270,6 +280,8 @@ class Courier:
             changes=ledgers.changes(progress.changes), partial=ledgers.partials(record.partial),
             settled_at=ledgers.now(), doubtful_at=doubt, last_error="",
         )  # fmt: skip
+        self._count("runs_synced", 1)
+        self._count("changes", len(progress.changes))
 
 
 def _fields(value: Any) -> dict[str, Any]:

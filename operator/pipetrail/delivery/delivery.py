@@ -71,7 +71,7 @@ class Deliveries:
 
     async def deliver(self, seat: Seat, courier: Courier, state: RunState) -> Verdict:
         """Bring one run to one target, as far as it can be brought now."""
-        entry = self._book.get(state.uid, seat.ref)
+        entry = self._book.get(state.id, seat.ref)
         reopened = entry is not None and entry.reopened(state.header.generation)
         if entry is not None and entry.settled and not reopened and not _unfinished(seat, state, entry):
             return _rest(state)

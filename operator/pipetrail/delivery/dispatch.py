@@ -51,7 +51,15 @@ class Dispatch:
         self.namespaces = Namespaces()
         self.roster = Roster(kube, ledger, settings, self._work, addresses, permit)
         self.survey = Survey(
-            kube, ledger, self.book, self.runs, self.roster, self.takers, self._offer, settings.watch_namespaces
+            kube,
+            ledger,
+            self.book,
+            self.runs,
+            self.roster,
+            self.takers,
+            self._offer,
+            settings.watch_namespaces,
+            cluster=cluster,
         )
         self._deliveries = Deliveries(
             kube, ledger, reader, settings, cluster,
@@ -78,9 +86,9 @@ class Dispatch:
         """A Workflow appeared or changed or, where there is a `body`, was deleted and this is its last one."""
         observe.count("events_workflow")
         if body is not None:
-            self.book.gone(header.uid, _now())
+            self.book.gone((header.namespace, header.uid), _now())
         else:
-            self.book.stands(header.uid)
+            self.book.stands((header.namespace, header.uid))
         known = self.runs.get(header.uid)
         if known is None and not self.takers(header):
             return
@@ -103,7 +111,7 @@ class Dispatch:
 
     def _saw(self, uid: str, fact: argo.PodFacts | argo.ResultFacts, identity: str, *, listed: bool) -> None:
         known = self.runs.get(uid)
-        if known is None and (listed or any(e.settled for e in self.book.of(uid))):
+        if known is None and (listed or any(e.settled for e in self.book.of((fact.namespace, uid)))):
             return  # a run that we meet in a list is read with all its pods when its turn comes
         state = self.runs.add(uid, fact, identity)
         if state is not None:
@@ -145,7 +153,7 @@ class Dispatch:
         return [seat for seat in self.roster.over(header.namespace) if self._takes(seat, header, remembered=remembered)]
 
     def _takes(self, seat: Seat, header: argo.Header, *, remembered: bool) -> bool:
-        entry = self.book.get(header.uid, seat.ref)
+        entry = self.book.get((header.namespace, header.uid), seat.ref)
         if entry is None:
             return isinstance(self.decide(seat, header), policy.Taken)
         open_still = not entry.settled or bool(entry.status.doubtful_at) or entry.reopened(header.generation)
@@ -207,13 +215,15 @@ class Dispatch:
         """Someone else wrote the TrackedRun: go on from what they left, and look first at what they may have made."""
         state.progress.pop(seat.ref, None)
         state.lost.add(seat.ref)
-        entry = self.book.get(state.uid, seat.ref)
+        entry = self.book.get(state.id, seat.ref)
+        if entry is None:
+            return
         try:
-            there = None if entry is None else await self._ledger.read(entry.namespace, entry.name)
+            there = await self._ledger.again(entry)
         except KubeError:
             return  # what we hold is out of date: its next write is lost too, and leads here again
         if there is None:
-            self.book.drop(state.uid, seat.ref)
+            self.book.drop(entry)
         else:
             self.book.add(there)
 
@@ -306,7 +316,7 @@ class Dispatch:
                 observe.log().warning("not retired", tracked_run=entry.name, cause=str(error))
                 continue
             if there is None:
-                self.book.drop(entry.spec.run.uid, entry.spec.target)
+                self.book.drop(entry)
             else:
                 self.book.add(there)
         for seat in self.roster.seats():

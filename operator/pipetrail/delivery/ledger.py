@@ -3,6 +3,10 @@
 It is a hint, never the truth: what a tracker holds is found by key. But the *intent* stands before the first call to a
 tracker, so that after a kill we know what may have been created. Every status write carries the resourceVersion that we
 saw and a claim; a 409 means that someone else works on the run, and we let go.
+
+Others may be allowed to write TrackedRuns. One whose target is not of its own namespace, or whose name is not the one
+that we give, is none of ours. One that stands where we are about to write an intent, and says something else, is
+replaced.
 """
 
 import datetime as dt
@@ -11,7 +15,7 @@ from typing import Any, Final
 
 import msgspec
 
-from pipetrail import api
+from pipetrail import api, observe
 from pipetrail.api import (
     Changes,
     Claim,
@@ -89,7 +93,11 @@ class Ledger:
         attempt: int = 1,
         supersedes: str = "",
     ) -> tuple[Entry, bool]:
-        """Write down that `run` will be recorded in `target`. The second value is false if that stood there already."""
+        """Write down that `run` will be recorded in `target`.
+
+        The second value is false if something stood there already: just that, or something else that was replaced.
+        Then the tracker may hold something of it.
+        """
         name = api.tracked_run_name(run.name, run.uid, target, attempt)
         spec = TrackedRunSpec(
             run=run, target=target, policy=policy, attempt=attempt, supersedes=supersedes, experiment=experiment
@@ -111,13 +119,30 @@ class Ledger:
             if error.status != 409 or error.reason != "AlreadyExists":
                 raise
             there = await self.read(namespace, name)
-            if there is None:
-                raise Lost(f"TrackedRun {namespace}/{name} is not readable") from None
-            return there, False
-        entry = decode(made)
-        if entry is None:
-            raise Lost(f"TrackedRun {namespace}/{name} came back changed")
-        return entry, True
+            if there is not None and there.spec == spec:
+                return there, False
+            return await self._replaced(namespace, name, body), False
+        return _came_back(made), True
+
+    async def _replaced(self, namespace: str, name: str, body: Mapping[str, Any]) -> Entry:
+        """The intent `body` instead of what stands in its place (an edit of the target came between, or a person)."""
+        observe.log().warning("tracked run replaced", tracked_run=f"{namespace}/{name}", cause="it was not our intent")
+        try:
+            await self._kube.delete(_path(namespace, name))
+        except ApiError as error:
+            if error.status != 404:
+                raise
+        try:
+            return _came_back(await self._kube.post(f"{TRACKED_RUNS}/namespaces/{namespace}/trackedruns", body))
+        except ApiError as error:
+            if error.status == 409:
+                raise Lost(f"TrackedRun {namespace}/{name}: someone writes it as fast as we do") from None
+            raise
+
+    async def again(self, entry: Entry) -> Entry | None:
+        """`entry` as it stands now; None if it is gone, or something else stands there."""
+        there = await self.read(entry.namespace, entry.name)
+        return there if there is not None and there.spec == entry.spec else None
 
     async def read(self, namespace: str, name: str) -> Entry | None:
         """One TrackedRun, or None if it is gone or not one that we can read."""
@@ -147,10 +172,7 @@ class Ledger:
             if error.status in (404, 409):
                 raise Lost(f"TrackedRun {entry.namespace}/{entry.name}: {error.reason}") from None
             raise
-        written = decode(made)
-        if written is None:
-            raise Lost(f"TrackedRun {entry.namespace}/{entry.name} came back changed")
-        return written
+        return _came_back(made)
 
     async def forget(self, entry: Entry) -> Entry | None:
         """Delete a TrackedRun whose time is over; gone already is fine. If someone wrote it meanwhile: as it is now."""
@@ -169,10 +191,10 @@ class Ledger:
 
 
 def decode(body: Mapping[str, Any]) -> Entry | None:
-    """A TrackedRun's body as an :class:`Entry`; None if it is none that this version can read."""
+    """A TrackedRun's body as an :class:`Entry`; None if it is none that this version can read, or none of ours."""
     try:
         meta = body["metadata"]
-        return Entry(
+        entry = Entry(
             name=meta["name"],
             namespace=meta["namespace"],
             version=meta["resourceVersion"],
@@ -183,6 +205,22 @@ def decode(body: Mapping[str, Any]) -> Entry | None:
         )
     except (KeyError, TypeError, AttributeError, msgspec.ValidationError):
         return None
+    return entry if _consistent(entry) else None
+
+
+def _consistent(entry: Entry) -> bool:
+    """Its target is of its own namespace or the cluster's, and its name is the one of its run, target and attempt."""
+    spec = entry.spec
+    own = entry.namespace if spec.target.kind == "TrackingTarget" else ""
+    name = api.tracked_run_name(spec.run.name, spec.run.uid, spec.target, spec.attempt)
+    return spec.target.namespace == own and entry.name == name
+
+
+def _came_back(body: Mapping[str, Any]) -> Entry:
+    entry = decode(body)
+    if entry is None:
+        raise Lost("a TrackedRun came back changed")
+    return entry
 
 
 def _no_place(error: ApiError) -> bool:

@@ -44,6 +44,11 @@ class RunState:
         self.settled_at: float | None = None
 
     @property
+    def id(self) -> tuple[str, str]:
+        """The run object's namespace and uid, as the book has it."""
+        return self.header.namespace, self.header.uid
+
+    @property
     def uid(self) -> str:
         """The run object's uid, under which everything is kept."""
         return self.header.uid
@@ -72,11 +77,15 @@ class RunState:
 
 
 class Runs:
-    """All run states by uid, and the facts that came before their run did."""
+    """All run states by uid, and the facts that came before their run did.
+
+    A fact counts only if its object is in the run's own namespace: an owner reference is text, and may name a run of
+    another one.
+    """
 
     def __init__(self) -> None:
         self._states: dict[str, RunState] = {}
-        self._strays: OrderedDict[tuple[str, str], argo.PodFacts | argo.ResultFacts] = OrderedDict()
+        self._strays: OrderedDict[tuple[str, str, str], argo.PodFacts | argo.ResultFacts] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._states)
@@ -94,18 +103,20 @@ class Runs:
         state = self._states.get(header.uid)
         if state is None:
             state = self._states[header.uid] = RunState(header)
-            for key in [k for k in self._strays if k[0] == header.uid]:
+            for key in [k for k in self._strays if k[:2] == (header.namespace, header.uid)]:
                 _add(state, self._strays.pop(key))
         state.header = header
         return state
 
     def add(self, owner_uid: str, fact: argo.PodFacts | argo.ResultFacts, identity: str) -> RunState | None:
-        """Add what a pod or a task result said; null if its run is not known (it waits for a while)."""
+        """Add what a pod or a task result said; null if its run is not known (then it waits) or is elsewhere."""
         state = self._states.get(owner_uid)
         if state is not None:
+            if fact.namespace != state.header.namespace:
+                return None
             _add(state, fact)
             return state
-        self._strays[owner_uid, identity] = fact
+        self._strays[fact.namespace, owner_uid, identity] = fact
         if len(self._strays) > MAX_STRAYS:
             self._strays.popitem(last=False)
         return None

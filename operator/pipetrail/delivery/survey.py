@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pipetrail import observe
 from pipetrail.api import TargetRef
 from pipetrail.delivery import ledger as ledgers
-from pipetrail.delivery.book import Book
+from pipetrail.delivery.book import Book, RunId
 from pipetrail.delivery.courier import Progress
 from pipetrail.delivery.ledger import MAX_TEXT, Entry, Ledger, Lost
 from pipetrail.delivery.roster import Roster, Seat
@@ -35,6 +35,7 @@ class Survey:
     def __init__(
         self, kube: Kube, ledger: Ledger, book: Book, runs: Runs, roster: Roster,
         takers: Callable[[argo.Header], list[Seat]], offer: Callable[[RunState], None], namespaces: Sequence[str] = (),
+        *, cluster: str,
     ) -> None:  # fmt: skip
         self._kube = kube
         self._namespaces = namespaces
@@ -45,7 +46,8 @@ class Survey:
         self._takers = takers
         self._offer = offer
         self.gone_s = GONE_S
-        self._missing: dict[str, float] = {}  # since when
+        self._cluster = cluster
+        self._missing: dict[RunId, float] = {}  # since when
         self._unanswered: set[TargetRef] = set()  # targets that failed a call in this pass: one is enough
         self._dead_letter = 0  # where the next look at dead letters begins
         self.due = asyncio.Event()
@@ -79,15 +81,15 @@ class Survey:
         except ApiError as error:
             if error.status != 404:  # Argo's CRDs are not installed: there are no runs
                 raise
-        for uid in [uid for uid in self._missing if uid in listed or not self._known(uid)]:
-            del self._missing[uid]
+        for missing in [m for m in self._missing if m[1] in listed or not self._known(m)]:
+            del self._missing[missing]
         for state in self._runs.all():
             if state.uid not in listed and state.last_body is None and state.met_at < began:
                 await self._confirm_gone(state.header.namespace, state.header.name, state.uid)
         for entry in self._book.all():
             uid = entry.spec.run.uid
             if uid not in listed:
-                self._book.gone(uid, began)
+                self._book.gone((entry.namespace, uid), began)
                 if not entry.settled and self._runs.get(uid) is None:
                     await self._confirm_gone(entry.namespace, entry.spec.run.name, uid)
         if any(since >= began for since in self._missing.values()):
@@ -121,12 +123,12 @@ class Survey:
         begin = self._dead_letter if self._dead_letter < len(failed) else 0
         self._dead_letter = begin + MAX_DEAD_LETTERS
         for entry in failed[begin : begin + MAX_DEAD_LETTERS]:
-            there = await self._ledger.read(entry.namespace, entry.name)
+            there = await self._ledger.again(entry)
             if there is not None and there.resend in ("", entry.resend):
                 continue
             run = entry.spec.run
             if there is None:
-                self._book.drop(run.uid, entry.spec.target)
+                self._book.drop(entry)
             else:
                 observe.log().info("resend", run=f"{entry.namespace}/{run.name}", target=str(entry.spec.target))
                 self._book.add(
@@ -143,7 +145,7 @@ class Survey:
             self._offer(state)
 
     def _compare(self, header: argo.Header) -> str:
-        self._book.stands(header.uid)
+        self._book.stands((header.namespace, header.uid))
         known = self._runs.get(header.uid)
         if known is not None and known.header.version == header.version:
             return header.uid
@@ -159,19 +161,20 @@ class Survey:
         """Might a target want it? Metadata tells no end: what is older than the target and over, the watch judges."""
         return any(
             not (header.completed and header.created is not None and header.created < seat.found.created)
-            or self._book.get(header.uid, seat.ref) is not None
+            or self._book.get((header.namespace, header.uid), seat.ref) is not None
             for seat in self._takers(header)
         )
 
-    def _known(self, uid: str) -> bool:
-        return self._runs.get(uid) is not None or bool(self._book.unsettled(uid))
+    def _known(self, run: RunId) -> bool:
+        return self._runs.get(run[1]) is not None or bool(self._book.unsettled(run))
 
     async def _confirm_gone(self, namespace: str, name: str, uid: str) -> None:
         """Missing means a GET that says 404 or another uid; then what is open is closed as killed."""
+        missing = (namespace, uid)
         try:
             body = await self._kube.get(f"{ARGO}/namespaces/{namespace}/workflows/{name}")
             if argo.header(body).uid == uid:
-                self._missing.pop(uid, None)
+                self._missing.pop(missing, None)
                 return
         except ApiError as error:
             if error.status != 404:
@@ -182,20 +185,25 @@ class Survey:
         if state is not None and state.last_body is not None:
             return  # its DELETED event, with the last body, came after all
         now = asyncio.get_running_loop().time()
-        if now - self._missing.setdefault(uid, now) < self.gone_s:
+        if now - self._missing.setdefault(missing, now) < self.gone_s:
             return
         if any(seat.lane.working(uid) for seat in self._roster.seats()):
             return  # it was read before it went, and is on its way
-        for entry in self._book.unsettled(uid):
+        for entry in self._book.unsettled(missing):
             await self._close(entry)
-        if state is not None and not self._book.unsettled(uid):
+        if state is not None and not self._book.unsettled(missing):
             self._runs.forget(uid)
 
     async def _close(self, entry: Entry) -> None:
+        run = entry.spec.run
+        if run.key != f"{self._cluster}/{run.uid}":
+            # Written by someone else, or under another name of this cluster: no tracker is asked about that key.
+            said = "its key is none that this operator gives: nothing was sent, and nothing in the tracker was touched"
+            await self._end(entry, phase="Stopped", reason="NotOurs", message=said, settled_at=ledgers.now())
+            return
         seat = self._roster.get(entry.spec.target)
         if seat is None or seat.courier is None or seat.ref in self._unanswered:
             return
-        run = entry.spec.run
         key = run.key if entry.spec.attempt == 1 else f"{run.key}#{entry.spec.attempt}"
         stub = TrackerRun(
             key=key, root=key, experiment=entry.spec.experiment, name=run.name, status="Killed",
@@ -215,13 +223,17 @@ class Survey:
             if outcome
             else {"phase": "Stopped", "outcome": "deleted", "reason": "SourceDeleted", "message": said}
         )
-        try:
-            closed = await self._ledger.write(entry, **status, settled_at=ledgers.now())
-        except (KubeError, Lost) as error:
-            observe.log().warning("not closed yet", run=run.name, target=str(seat.ref), cause=str(error))
-            return
-        self._book.add(closed)
-        if outcome:
+        if not await self._end(entry, **status, settled_at=ledgers.now()) or outcome:
             return
         observe.count("lost")
         observe.log().warning("lost", run=f"{entry.namespace}/{run.name}", target=str(seat.ref), cause=said)
+
+    async def _end(self, entry: Entry, **status: str) -> bool:
+        """Write down how a run that vanished was left."""
+        try:
+            self._book.add(await self._ledger.write(entry, **status))
+        except (KubeError, Lost) as error:
+            target = str(entry.spec.target)
+            observe.log().warning("not closed yet", run=entry.spec.run.name, target=target, cause=str(error))
+            return False
+        return True

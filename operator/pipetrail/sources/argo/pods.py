@@ -131,6 +131,7 @@ class ResultFacts(Frozen, frozen=True):
 
     node_id: str
     owner_uid: str
+    namespace: str = ""
     uid: str = ""
     version: str = ""
     complete: bool = False
@@ -224,6 +225,7 @@ def result_facts(body: Any) -> ResultFacts | None:
     return ResultFacts(
         node_id=node,
         owner_uid=owner,
+        namespace=word(meta.get("namespace")),
         uid=word(meta.get("uid")),
         version=word(meta.get("resourceVersion")),
         complete=texts(meta.get("labels")).get(COMPLETE) == "true",
