@@ -1,256 +1,114 @@
-"""The watches: kopf in a thread and an event loop of its own, so that it can die and be started again alone.
+"""The watches: our own streams for what is busy, kopf for what is ours.
 
-kopf ends as a whole on a 403, on an in-stream error and when a list's continue token expires, and when it stops it
-cancels every task of its loop (kubernetes.md §1). Here that costs a restart of the watches and nothing else: handlers
-only say to the other loop what they saw, and after each restart the survey finds what was missed meanwhile.
-
-Users' objects are watched with ``on.event`` only, which stores nothing: no finalizer, no annotation, no patch.
+Workflows, their pods and their results are read by :class:`~pipetrail.controller.stream.Stream`, one for each kind and
+for each namespace that is named, in the delivery's own loop: an event costs a twentieth of what it costs through kopf,
+and a watch goes on where it ended. Targets and namespaces change seldom; those kopf watches (ADR 0006).
 """
 
 import asyncio
-import threading
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import Final, NamedTuple
 
-import kopf
-
-from pipetrail import api, observe
+from pipetrail.controller.kopf_thread import Kinds, KopfThread
+from pipetrail.controller.news import News, PodNews, ResultNews, RunNews
+from pipetrail.controller.stream import Collection, Pulse, Stream
 from pipetrail.delivery.dispatch import Dispatch
-from pipetrail.kube import Kube
+from pipetrail.kube import ARGO, Kube, collections
 from pipetrail.settings import Settings
-from pipetrail.sources import argo
+from pipetrail.sources.argo import glimpse
 
-RESTART_FIRST_S: Final = 1.0
-RESTART_MOST_S: Final = 30.0
-ENDING_S: Final = 5.0
+__all__ = ["COMPLETE_RESULTS", "ENDED_PODS", "RUN_PODS", "Kinds", "Pulse", "Watches"]
+
+RUN_PODS: Final = "workflows.argoproj.io/workflow"
 ENDED_PODS: Final = "status.phase!=Pending,status.phase!=Running"
 COMPLETE_RESULTS: Final = "workflows.argoproj.io/report-outputs-completed=true"
-Kinds = frozenset[tuple[str, str]]  # (group, plural) of what the API server has
 
 
-class NothingStored(kopf.DiffBaseStorage):
-    """kopf's memory of an object's last state: none (and so no deep copies of each body)."""
+class _Kind(NamedTuple):
+    """What a stream of one kind is made of. `root` is the path of its API."""
 
-    def build(self, **_: Any) -> Any:
-        """No essence."""
-        return {}
-
-    def fetch(self, **_: Any) -> Any:
-        """Nothing was ever stored."""
-        return {}
-
-    def store(self, **_: Any) -> None:
-        """Store nothing."""
+    group: str
+    root: str
+    plural: str
+    query: Mapping[str, str]
+    glimpse: glimpse.Glimpse
+    news: Callable[[Dispatch], News]
 
 
-class NoProgress(kopf.ProgressStorage):
-    """kopf's memory of handlers' progress: none."""
-
-    def fetch(self, **_: Any) -> Any:
-        """Nothing was ever stored."""
-        return None
-
-    def store(self, **_: Any) -> None:
-        """Store nothing."""
-
-    def purge(self, **_: Any) -> None:
-        """Nothing to purge."""
-
-    def touch(self, **_: Any) -> None:
-        """Nothing to touch."""
-
-    def clear(self, *, essence: Any) -> Any:
-        """The essence as it is."""
-        return essence
-
-
-def tuned() -> kopf.OperatorSettings:
-    """kopf as measured: small pages, short-lived workers, the server filters what it can."""
-    tuning = kopf.OperatorSettings()
-    tuning.scanning.disabled = True
-    tuning.peering.standalone = True
-    tuning.posting.enabled = False
-    tuning.watching.chunk_size = 250
-    tuning.watching.server_timeout, tuning.watching.client_timeout = 300, 330
-    tuning.watching.connect_timeout = 10
-    tuning.queueing.idle_timeout = 0.1
-    tuning.networking.request_timeout = 60
-    tuning.networking.error_backoffs = (1, 1, 2, 3, 5, 8, 13, 21, 30)
-    tuning.watching.label_selectors["pods"] = "workflows.argoproj.io/workflow"
-    tuning.watching.field_selectors["pods"] = ENDED_PODS
-    tuning.watching.label_selectors["workflowtaskresults"] = COMPLETE_RESULTS
-    tuning.persistence.diffbase_storage, tuning.persistence.progress_storage = NothingStored(), NoProgress()
-    tuning.persistence.finalizer = f"{api.GROUP}/never-used"
-    return tuning
-
-
-class Sink:
-    """Where handlers put what they saw: the methods of Dispatch, called in the delivery's own loop."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, dispatch: Dispatch, marks: dict[str, argo.Mark]) -> None:
-        self._loop = loop
-        self._dispatch = dispatch
-        self._marks = marks
-
-    def workflow(self, kind: str | None, body: Mapping[str, Any]) -> None:
-        """A Workflow event; repeats that change nothing that we read go no further."""
-        header = argo.header(body)
-        deleted = kind == "DELETED"
-        mark = argo.mark(body)
-        if deleted:
-            self._marks.pop(header.uid, None)
-        elif self._marks.get(header.uid) == mark:
-            return
-        else:
-            self._marks[header.uid] = mark
-        self._call(self._dispatch.saw_run, header, dict(body) if deleted else None, listed=kind is None)
-
-    def pod(self, kind: str | None, body: Mapping[str, Any]) -> None:
-        """A pod that has ended."""
-        facts = argo.pod_facts(body)
-        if facts is not None:
-            self._call(self._dispatch.saw_pod, facts, listed=kind is None)
-
-    def result(self, kind: str | None, body: Mapping[str, Any]) -> None:
-        """A WorkflowTaskResult that is complete; that it goes away says nothing (README of the recordings, 7)."""
-        facts = argo.result_facts(body)
-        if facts is not None and kind != "DELETED":
-            self._call(self._dispatch.saw_result, facts, listed=kind is None)
-
-    def target(self, kind: str | None, body: Mapping[str, Any]) -> None:
-        """A TrackingTarget or ClusterTrackingTarget."""
-        self._call(self._dispatch.saw_target, api.decode_target(body), deleted=kind == "DELETED")
-
-    def namespace(self, kind: str | None, body: Mapping[str, Any]) -> None:
-        """A Namespace."""
-        meta = {k: body["metadata"].get(k) for k in ("name", "labels", "annotations")}
-        self._call(self._dispatch.saw_namespace, {"metadata": meta}, deleted=kind == "DELETED")
-
-    def _call(self, method: Callable[..., None], *args: Any, **kwargs: Any) -> None:
-        self._loop.call_soon_threadsafe(lambda: method(*args, **kwargs))
-
-
-def registry(sink: Sink, kinds: Kinds, kube: Kube) -> kopf.OperatorRegistry:
-    """Handlers of a few lines for each kind that the API server has."""
-    handlers = kopf.OperatorRegistry()
-
-    @kopf.on.login(registry=handlers)
-    async def login(**_: Any) -> kopf.ConnectionInfo:
-        credentials = await kube.credentials()
-        return kopf.ConnectionInfo(**credentials)
-
-    def serve(group: str, plural: str, version: str, receive: Callable[[str | None, Mapping[str, Any]], None]) -> None:
-        if (group, plural) not in kinds:
-            return
-
-        async def seen(event: Any, **_: Any) -> None:
-            receive(event["type"], event["object"])
-
-        kopf.on.event(f"{group}/{version}" if group else version, plural, id=f"seen-{plural}", registry=handlers)(seen)
-
-    serve(api.GROUP, "trackingtargets", api.VERSION, sink.target)
-    serve(api.GROUP, "clustertrackingtargets", api.VERSION, sink.target)
-    serve("", "namespaces", "v1", sink.namespace)
-    serve("", "pods", "v1", sink.pod)
-    serve("argoproj.io", "workflows", "v1alpha1", sink.workflow)
-    serve("argoproj.io", "workflowtaskresults", "v1alpha1", sink.result)
-    return handlers
+KINDS: Final = (
+    _Kind("argoproj.io", ARGO, "workflows", {}, glimpse.WORKFLOW, RunNews),
+    _Kind("", "/api/v1", "pods", {"labelSelector": RUN_PODS, "fieldSelector": ENDED_PODS}, glimpse.POD, PodNews),
+    _Kind("argoproj.io", ARGO, "workflowtaskresults", {"labelSelector": COMPLETE_RESULTS}, glimpse.RESULT, ResultNews),
+)
 
 
 class Watches:
-    """Runs kopf until told to stop; starts it again when it ends, and with other kinds when those change."""
+    """Everything that is watched. `start_at` names versions, by collection, from which a process before us watched."""
 
-    def __init__(self, settings: Settings, context: str | None, dispatch: Dispatch, kinds: Kinds) -> None:
-        self._settings = settings
+    def __init__(
+        self, settings: Settings, context: str | None, dispatch: Dispatch, kinds: Kinds, *,
+        start_at: Mapping[str, str] | None = None,
+    ) -> None:  # fmt: skip
+        self._namespaces = settings.watch_namespaces
         self._context = context
         self._dispatch = dispatch
-        self._marks: dict[str, argo.Mark] = {}
-        self._stop = threading.Event()
         self._kinds = kinds
-        self.restarts = 0
+        self._start_at = dict(start_at or {})
+        self._kopf = KopfThread(context, settings.watch_namespaces, dispatch, kinds)
+        self._streams: dict[str, tuple[Stream, asyncio.Task[None]]] = {}
+        self._changed = asyncio.Event()
 
     @property
     def kinds(self) -> Kinds:
         """What is being watched now."""
         return self._kinds
 
+    @property
+    def restarts(self) -> int:
+        """How often kopf or a watch ended before its time."""
+        return self._kopf.restarts + sum(pulse.restarts for pulse in self.pulses())
+
+    def pulses(self) -> tuple[Pulse, ...]:
+        """How each of our own watches stands; to be asked in the loop that runs them."""
+        return tuple(stream.pulse() for stream, _ in self._streams.values())
+
+    def versions(self) -> dict[str, str]:
+        """Where each watch would go on, by collection: what `start_at` takes. Without those that have no list yet."""
+        return {pulse.path: pulse.version for pulse in self.pulses() if pulse.version and pulse.listed}
+
     async def run(self) -> None:
-        """Watch until cancelled. Ends of kopf are logged, counted and survived."""
-        loop = asyncio.get_running_loop()
-        pause_s = RESTART_FIRST_S
-        while True:
-            began = loop.time()
-            error = await self._once(loop, self._kinds)
-            self.restarts += 1
-            observe.count("watch_restarts")
-            observe.log().warning("watches ended", cause=error or "stopped", again_in_s=pause_s)
-            pause_s = RESTART_FIRST_S if loop.time() - began > 60 else min(pause_s * 2, RESTART_MOST_S)
-            self._marks.clear()
-            await asyncio.sleep(pause_s)
-            self._dispatch.survey.due.set()
+        """Watch until cancelled."""
+        async with await Kube.connect(self._context, connections=0) as kube, asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._kopf.run(), name="kopf")
+            while True:
+                self._changed.clear()
+                self._fit(kube, tasks)
+                await self._changed.wait()
 
-    async def _once(self, loop: asyncio.AbstractEventLoop, kinds: Kinds) -> str:
-        done: asyncio.Future[str] = loop.create_future()
-        stop = threading.Event()
-
-        def finish(text: str) -> None:
-            if not done.done():
-                done.set_result(text)
-
-        def work() -> None:
-            text = ""
-            # Not asyncio.run: it waits for every task and thread of the loop, and some of kopf's never end.
-            inner = asyncio.new_event_loop()
-            try:
-                inner.run_until_complete(self._operate(loop, kinds, stop))
-            except BaseException as error:  # noqa: BLE001  whatever ends kopf ends only this thread, and is said
-                text = f"{type(error).__name__}: {error}"[:300]
-            finally:
-                inner.set_exception_handler(lambda *_: None)
-                inner.close()
-            loop.call_soon_threadsafe(finish, text)
-
-        threading.Thread(target=work, name="watches", daemon=True).start()
-        self._stop = stop
-        try:
-            return await done
-        finally:
-            stop.set()
-
-    async def _operate(self, loop: asyncio.AbstractEventLoop, kinds: Kinds, stop: threading.Event) -> None:
-        """Run kopf until one of its root tasks ends; raises what ended it.
-
-        kopf's own `operator()` then waits for all of its tasks without limit: a watcher that reconnects at that moment
-        waits for a login that nobody will make any more, and we would be deaf from then on.
-        """
-        kube = await Kube.connect(self._context)
-        mine = asyncio.all_tasks()
-        try:
-            roots = await kopf.spawn_tasks(
-                registry=registry(Sink(loop, self._dispatch, self._marks), kinds, kube),
-                settings=tuned(),
-                clusterwide=not self._settings.watch_namespaces,
-                namespaces=self._settings.watch_namespaces,
-                stop_flag=stop,
-            )
-            ended, _ = await asyncio.wait(roots, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            stop.set()
-            left = asyncio.all_tasks() - mine
-            for task in left:
-                task.cancel()
-            if left:
-                await asyncio.wait(left, timeout=ENDING_S)
-            await kube.close()
-        for task in ended:
-            if not task.cancelled():
-                task.result()
+    def _fit(self, kube: Kube, tasks: asyncio.TaskGroup) -> None:
+        """Start the streams that are wanted and not there, end those that are there and not wanted."""
+        wanted = {
+            path: kind
+            for kind in KINDS
+            if (kind.group, kind.plural) in self._kinds
+            for path in collections(kind.root, kind.plural, self._namespaces)
+        }
+        for path in self._streams.keys() - wanted.keys():
+            self._streams.pop(path)[1].cancel()
+        for path in wanted.keys() - self._streams.keys():
+            kind = wanted[path]
+            stream = Stream(
+                kube, Collection(path=path, query=kind.query), kind.glimpse, kind.news(self._dispatch),
+                gap=self._dispatch.survey.due.set, version=self._start_at.pop(path, ""),
+            )  # fmt: skip
+            self._streams[path] = (stream, tasks.create_task(stream.run(), name=path))
 
     def watch(self, kinds: Kinds) -> None:
-        """Watch other kinds from now on: kopf is started again with them."""
+        """Watch other kinds from now on. Those that stay are watched on."""
         self._kinds = kinds
-        self.stop()
+        self._kopf.watch(kinds)
+        self._changed.set()
 
     def stop(self) -> None:
-        """Ask kopf to end; :meth:`run` starts it again unless it is cancelled."""
-        self._stop.set()
+        """Ask kopf to end, which takes it a moment; the streams end when :meth:`run` is cancelled."""
+        self._kopf.stop()

@@ -1,0 +1,78 @@
+"""What watches saw, as news for the delivery. Everything here runs in the delivery's own loop."""
+
+from collections.abc import Mapping, Set
+from typing import Any, Protocol
+
+from pipetrail.delivery.dispatch import Dispatch
+from pipetrail.sources import argo
+
+
+class News(Protocol):
+    """Takes what one watch saw of its collection."""
+
+    def saw(self, change: str, body: Mapping[str, Any], *, listed: bool) -> None:
+        """An object was ADDED, MODIFIED or DELETED; of one that is `listed` we may have missed what came before."""
+        ...
+
+    def stand(self, uids: Set[str]) -> None:
+        """A list is read to its end, and these objects are all that there are."""
+        ...
+
+
+class RunNews:
+    """Workflows of one watch. Repeats that change nothing that we read go no further."""
+
+    def __init__(self, dispatch: Dispatch) -> None:
+        self._dispatch = dispatch
+        self._marks: dict[str, argo.Mark] = {}
+
+    def saw(self, change: str, body: Mapping[str, Any], *, listed: bool) -> None:
+        """Each change that matters, and the last body of a run that was deleted."""
+        header = argo.header(body)
+        if not header.uid:
+            return
+        if change == "DELETED":
+            self._marks.pop(header.uid, None)
+            self._dispatch.saw_run(header, body, listed=listed)
+            return
+        mark = argo.mark(body)
+        if self._marks.get(header.uid) != mark:
+            self._marks[header.uid] = mark
+            self._dispatch.saw_run(header, None, listed=listed)
+
+    def stand(self, uids: Set[str]) -> None:
+        """Runs that went while nobody watched are forgotten here; the survey finds out what became of them."""
+        for uid in self._marks.keys() - uids:
+            del self._marks[uid]
+
+
+class PodNews:
+    """Pods that have ended."""
+
+    def __init__(self, dispatch: Dispatch) -> None:
+        self._dispatch = dispatch
+
+    def saw(self, change: str, body: Mapping[str, Any], *, listed: bool) -> None:
+        """A pod has ended, changed after its end or gone: its last body holds the most either way."""
+        facts = argo.pod_facts(body)
+        if facts is not None:
+            self._dispatch.saw_pod(facts, listed=listed)
+
+    def stand(self, uids: Set[str]) -> None:
+        """Of no matter: facts of a pod outlive it."""
+
+
+class ResultNews:
+    """WorkflowTaskResults that are complete."""
+
+    def __init__(self, dispatch: Dispatch) -> None:
+        self._dispatch = dispatch
+
+    def saw(self, change: str, body: Mapping[str, Any], *, listed: bool) -> None:
+        """A result is complete; that it goes away says nothing (README of the recordings, 7)."""
+        facts = argo.result_facts(body)
+        if facts is not None and change != "DELETED":
+            self._dispatch.saw_result(facts, listed=listed)
+
+    def stand(self, uids: Set[str]) -> None:
+        """Of no matter: a result outlives its object."""
