@@ -20,7 +20,7 @@ from pipetrail.targets.target import Plot
 FIGURES_MOST: Final = 200  #: of a run
 FIGURE_BYTES: Final = 4 << 20  #: as :func:`pipetrail.record.packed` has it
 RUN_BYTES: Final = 16 << 20
-MAX_SEGMENT: Final = 100
+MAX_SEGMENT: Final = 180  #: bytes of a part of a path, of which file systems take 255
 
 _UNSAFE: Final = re.compile(r"[^\w.\- ]")
 
@@ -34,7 +34,7 @@ class Figures:
         self._bytes_left = RUN_BYTES
 
     def of(self, place: Place, owners: MutableMapping[str, Identity], at: timedelta, run: str) -> Iterator[Plot]:
-        """The plots of one step, whose time since 1970 is `at`. `owners` are the paths that the tracker run has already."""
+        """The plots of one step, all of the time `at` (since 1970). `owners` are the paths that its run has already."""
         owner = identity(place.step.path, place.step.iteration)
         mine: set[str] = set()
         for figure in place.step.figures:
@@ -67,7 +67,8 @@ def _path(prefix: str, figure: Figure) -> str:
 
 def _segment(name: str) -> str:
     """One part of a path, without signs that a file system or an address has a use for; never ``.`` or ``..``."""
-    return _UNSAFE.sub("_", name).strip(" .")[:MAX_SEGMENT].strip(" .")
+    short = _UNSAFE.sub("_", name).encode()[:MAX_SEGMENT].decode(errors="ignore")
+    return short.strip(" .")
 
 
 def _names(plain: str, figure: Figure, owner: Identity) -> Iterator[str]:

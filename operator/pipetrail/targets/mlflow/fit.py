@@ -10,7 +10,7 @@ import json
 import math
 import posixpath
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Final
 
@@ -18,6 +18,7 @@ from msgspec.structs import replace
 
 from pipetrail.record import Number
 from pipetrail.targets.changes import Changes, Item, marked
+from pipetrail.targets.mlflow.figures import logged_tables
 from pipetrail.targets.mlflow.limits import (
     EXPERIMENT_MOST,
     FLOAT_MOST,
@@ -28,7 +29,7 @@ from pipetrail.targets.mlflow.limits import (
     PARAM_MOST,
     TAG_MOST,
 )
-from pipetrail.targets.target import File, Metric, TrackerRun
+from pipetrail.targets.target import File, Metric, Plot, TrackerRun
 
 KEY_TAG: Final = "pipetrail.key"
 ROOT_TAG: Final = "pipetrail.root"
@@ -37,6 +38,7 @@ PARENT_TAG: Final = "pipetrail.parent"
 NOTE_TAG: Final = "pipetrail.note"
 MLFLOW_NOTE: Final = "mlflow.note.content"
 MLFLOW_PARENT: Final = "mlflow.parentRunId"
+TABLES_TAG: Final = "mlflow.loggedArtifacts"
 RESERVED: Final = frozenset({OPENED_TAG, PARENT_TAG, NOTE_TAG, MLFLOW_NOTE, MLFLOW_PARENT, "mlflow.runName"})
 OWN_TAGS: Final = {"user": "mlflow.user", "source_name": "mlflow.source.name", "commit": "mlflow.source.git.commit"}
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -67,6 +69,9 @@ def fit(run: TrackerRun) -> TrackerRun:
     for field, key in OWN_TAGS.items():
         if value := getattr(run, field):
             own[field] = tags[key] = _text(changes, tags, "tag", key, key, value, TAG_MOST)
+    figures = tuple(_figures(changes, run.figures))
+    if tables := logged_tables(figures, TAG_MOST):
+        tags[TABLES_TAG] = tables
     tags |= {KEY_TAG: run.key, ROOT_TAG: run.root}
     return replace(
         run,
@@ -79,6 +84,7 @@ def fit(run: TrackerRun) -> TrackerRun:
         tags=tags,
         metrics=metrics,
         files=tuple(_file(changes, f) for f in run.files),
+        figures=figures,
         changes=tuple(dict.fromkeys((*run.changes, *changes.all(run.name)))),
         **own,
     )
@@ -177,12 +183,30 @@ def _time(changes: Changes, what: str, time: datetime) -> datetime:
 
 def _file(changes: Changes, file: File) -> File:
     """A path that stays below the run's own, of characters that neither MLflow's server nor a store's rules refuse."""
-    segments = [s for s in _UNSAFE.sub("_", file.path).split("/") if s.strip(".")]
-    path = "/".join(segments) or "file"
+    path = _below(file.path) or "file"
     if path == file.path:
         return file
     changes.add("file", file.path, "Renamed", f"is called {path}")
     return replace(file, path=path)
+
+
+def _below(path: str) -> str:
+    return "/".join(s for s in _UNSAFE.sub("_", path).split("/") if s.strip("."))
+
+
+def _figures(changes: Changes, plots: Iterable[Plot]) -> Iterator[Plot]:
+    """Paths as those of files, and still one for each figure."""
+    taken: set[str] = set()
+    for plot in plots:
+        path = _below(plot.path) or "figure"
+        for digits in range(4, 68, 4):
+            if path not in taken:
+                break
+            path = marked(_below(plot.path), plot.path, KEY_MOST, digits)
+        taken.add(path)
+        if path != plot.path:
+            changes.add("figure", plot.path, "Renamed", f"is called {path}")
+        yield plot if path == plot.path else replace(plot, path=path)
 
 
 def _metrics(

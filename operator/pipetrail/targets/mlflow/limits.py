@@ -19,7 +19,9 @@ BYTES_A_BATCH: Final = 900_000  # documented: 1 MB; 3.17 does not enforce it
 
 CAPABILITIES: Final = Capabilities(
     name="MLflow", replay="Idempotent", client_chosen_id=False, original_times=True, children=True, reopen=True,
-    figures="", nan=True,
+    nan=True,
+    figures="files of the run below figures/: confusion matrices and ROC curves as PNG and JSON, tables as MLflow's "
+    "own JSON, markdown as .md and HTML as .html, both sanitised. One that can't be drawn has its data alone",
     limits={
         "names": f"letters, digits, _ - . / : and space, up to {KEY_MOST} characters. @ becomes _at_, % _pct, another "
         "one _; the tag pipetrail.name.<key> holds the original",

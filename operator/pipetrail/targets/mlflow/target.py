@@ -8,7 +8,9 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Any, ClassVar, Final
 
-from pipetrail.targets.mlflow import answers, batches, files, links
+from msgspec.structs import replace
+
+from pipetrail.targets.mlflow import answers, batches, figures, files, links
 from pipetrail.targets.mlflow.answers import History, Nothing, OneRun, Run, Runs
 from pipetrail.targets.mlflow.auth import Auth, NoAuth
 from pipetrail.targets.mlflow.experiments import Experiments, deleted
@@ -132,7 +134,7 @@ class MlflowTarget:
         return handle(made.run, self._pages)
 
     async def write(self, handle: Handle, batch: Batch) -> Receipt:
-        """log-batch, then status and end, then files; what MLflow refuses is found by halving and named."""
+        """log-batch, then status and end, then files and figures; what MLflow refuses is found by halving and named."""
         changes: list[Change] = []
         tags = {} if batch.note is None else await self._note(handle, batch.note, changes)
         tries = itertools.count()
@@ -142,9 +144,15 @@ class MlflowTarget:
             await self._log(handle, chunk, changes, tries)
         if batch.status is not None:
             await self._update(handle, batch.status, batch.finished)
-        if batch.files:
+        if batch.files or batch.figures:
             root = handle.artifacts or (await self._get(handle)).info.artifact_uri
-            changes += await files.upload(self._wire, root, batch.files, self._worker)
+            if batch.files:
+                changes += await files.upload(self._wire, root, batch.files, self._worker)
+            for some in figures.groups(batch.figures):
+                made = [await figures.filed(plot) for plot in some]
+                changes += [change for one in made for change in one.changes]
+                refused = await files.upload(self._wire, root, [f for one in made for f in one.files], self._worker)
+                changes += [replace(change, item="figure") for change in refused]
         return Receipt(changes=tuple(changes))
 
     async def discard(self, handle: Handle) -> None:
