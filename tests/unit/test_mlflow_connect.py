@@ -1,5 +1,6 @@
 """From a TrackingTarget's backend to a target that calls: every reference is resolved, and what comes out is used."""
 
+import asyncio
 import ssl
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from tests.real.proxy import Answer, Proxy
 from pipetrail import targets
 from pipetrail.api import Backend, ConfigMapKeyRef, SecretKeyRef
 from pipetrail.targets.addresses import ANYWHERE
+from pipetrail.targets.target import Batch, File, Handle
 
 VALUES = {"user/name": "ada", "user/pass": "pw", "token/key": "t0ken"}
 
@@ -66,8 +68,37 @@ async def test_a_ca_from_a_config_map_is_trusted(tmp_path: Path) -> None:
         assert len(proxy.log) == 2
 
 
+@pytest.mark.parametrize("root", ["file:///volume/experiment/run/artifacts", "s3://bucket/1/run/artifacts"])
+@pytest.mark.parametrize(("namespace", "writes"), [("team-a", False), ("", True)])
+async def test_with_our_own_credentials_files_are_written_for_a_cluster_target_alone(
+    root: str, namespace: str, writes: bool
+) -> None:
+    """The tracker says where artifacts lie: for one namespace's it could name another's store, or a folder of ours."""
+    async with Proxy("http://127.0.0.1:9", lambda _: Answer(200, b"{}")) as proxy:
+        site = targets.Site(namespace=namespace, addresses=ANYWHERE)
+        target = await targets.connect(backend(proxy.url), _nothing, site)
+        workers: list[object] = []
+        spawned = asyncio.create_subprocess_exec
+
+        async def spawning(*args, **kwargs):
+            workers.append(args)
+            return await spawned("true", **kwargs)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(asyncio, "create_subprocess_exec", spawning)
+            file = File(path="pipetrail/artifacts.json", media_type="application/json", data=b"{}")
+            receipt = await target.write(Handle(id="1", artifacts=root), Batch(files=(file,)))
+        await target.close()
+    assert bool(workers) == writes
+    (change,) = receipt.changes
+    assert (change.reason, "ClusterTrackingTarget alone" in change.detail) == ("FileNotUploaded", not writes)
+
+
+async def _nothing(_: SecretKeyRef | ConfigMapKeyRef) -> str:
+    raise AssertionError("no reference stands there")
+
+
 async def test_the_contract_alone_brings_no_http_along() -> None:
-    import asyncio
     import sys
 
     code = "import sys, pipetrail.targets, pipetrail.targets.target; print('aiohttp' in sys.modules)"

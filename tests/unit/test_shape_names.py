@@ -20,7 +20,14 @@ def test_the_target_names_the_experiment():
 
 def test_the_annotation_names_the_experiment_before_the_target():
     made = record(annotations={"pipetrail.dev/experiment": " Churn Q3 \n"})
-    assert names.experiment(made, Naming(experiment="x"), cluster_target=True) == "Churn Q3"
+    assert names.experiment(made, Naming(experiment="x"), cluster_target=False) == "Churn Q3"
+
+
+@pytest.mark.parametrize("asked", ["team-b/churn", "team-a/churn", "churn", "../team-b/churn", "team-a"])
+def test_of_a_cluster_target_the_annotation_names_an_experiment_of_the_runs_own_namespace(asked):
+    made = record(annotations={"pipetrail.dev/experiment": asked})
+    named = names.experiment(made, Naming(experiment="{pipeline}"), cluster_target=True)
+    assert named == ("team-a/churn" if asked == "team-a/churn" else f"team-a/{asked}")
 
 
 def test_a_run_has_its_own_name():

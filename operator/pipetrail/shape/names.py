@@ -21,9 +21,13 @@ Iteration = tuple[LoopItem, ...]
 
 
 def experiment(record: Record, naming: Naming, *, cluster_target: bool) -> str:
-    """The annotation, else the target's template; without one a ClusterTrackingTarget keeps namespaces apart."""
+    """The annotation, else the target's template; without one a ClusterTrackingTarget keeps namespaces apart.
+
+    Of a ClusterTrackingTarget the annotation names an experiment of the run's own namespace: others share the tracker.
+    """
     if named := _line(record.annotations.get(EXPERIMENT_ANNOTATION, "")):
-        return named
+        own = f"{record.namespace}/"
+        return named if not cluster_target or named.startswith(own) else f"{own}{named}"[:MAX_NAME]
     template = naming.experiment if isinstance(naming.experiment, str) else ""
     template = template or ("{namespace}/{pipeline}" if cluster_target else "{pipeline}")
     return _fill(template, {"pipeline": record.pipeline, "namespace": record.namespace})

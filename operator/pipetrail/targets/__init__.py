@@ -66,6 +66,7 @@ async def _mlflow(backend: MlflowBackend, resolve: Resolve, site: Site) -> Targe
         auth=auth,
         ca_pem=await resolve(backend.ca_bundle_ref.config_map_key_ref) if backend.ca_bundle_ref else None,
         session_factory=partial(session, addresses=site.addresses),
+        own_stores=not site.namespace,
     )
 
 

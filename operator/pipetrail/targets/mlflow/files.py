@@ -3,6 +3,10 @@
 MLflow's server takes them itself when the run's artifact address begins with ``mlflow-artifacts:``. Otherwise the
 client writes into the store, for which the ``mlflow`` package knows how; it costs 84 MiB and reads credentials from
 the process's environment, so it runs in a worker process of its own, for one upload, with a time-out.
+
+Those credentials are the operator's, and it is the tracker that says where to. So this is done for a
+ClusterTrackingTarget alone: whoever writes a target in one namespace would else have us write into any store or folder
+that we can write to.
 """
 
 import asyncio
@@ -44,12 +48,20 @@ class Said(Frozen, frozen=True):
     retry: bool = False
 
 
-async def upload(wire: Wire, root: str, files: Sequence[File], worker: asyncio.Semaphore) -> tuple[Change, ...]:
-    """Bring `files` to the artifact address `root`; what can't be brought is a change. `worker` bounds processes."""
+async def upload(wire: Wire, root: str, files: Sequence[File], worker: asyncio.Semaphore | None) -> tuple[Change, ...]:
+    """Bring `files` to the artifact address `root`; what can't be brought is a change.
+
+    `worker` bounds processes; without it nothing is written with the operator's own credentials.
+    """
     parts = urlsplit(root)
     if parts.scheme == "mlflow-artifacts" and not parts.netloc:
         return tuple([c for f in files if (c := await _put(wire, parts.path, f)) is not None])
     if parts.scheme in ("s3", "gs", "wasbs", "abfss", "file", ""):
+        if worker is None:
+            where = (
+                f"artifacts of this run lie at {parts.scheme or 'file'}:, where we write for a ClusterTrackingTarget"
+            )
+            return _all(files, f"{where} alone: start MLflow with --serve-artifacts, so that it writes them itself")
         async with worker:
             return await _by_worker(root, files)
     return _all(files, f"artifacts of this run lie at {parts.scheme or 'an unknown'}:, where we don't write")

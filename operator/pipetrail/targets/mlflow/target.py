@@ -50,18 +50,21 @@ ISOLATING_MOST: Final = 200
 
 
 class MlflowTarget:
-    """One MLflow server. Values are resolved already: no reference, no environment is read here."""
+    """One MLflow server. Values are resolved already: no reference, no environment is read here.
+
+    With `own_stores` files go with the operator's own credentials where MLflow does not take them itself.
+    """
 
     capabilities: ClassVar[Capabilities] = CAPABILITIES
 
     def __init__(
         self, tracking_uri: str, *, ui_uri: str | None = None, auth: Auth | None = None, ca_pem: str | None = None,
-        session_factory: SessionFactory = session,
+        session_factory: SessionFactory = session, own_stores: bool = True,
     ) -> None:  # fmt: skip
         self._wire = Wire(tracking_uri, NoAuth() if auth is None else auth, ca_pem, session_factory)
         self._pages = (ui_uri or self._wire.where).rstrip("/")
         self._experiments = Experiments(self._wire)
-        self._worker = asyncio.Semaphore(1)  # a worker process costs 84 MiB
+        self._worker = asyncio.Semaphore(1) if own_stores else None  # a worker process costs 84 MiB
 
     def __repr__(self) -> str:
         """The address alone."""
