@@ -13,6 +13,7 @@ import asyncio
 import re
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from time import monotonic
 from typing import Final, TypeVar
 
@@ -28,7 +29,6 @@ SERVICE: Final = "/ml_metadata.MetadataStoreService/"
 IDS_AT_ONCE: Final = 500  # neither events nor artifacts by id come in pages: each call's answer is one message
 KEPT_RUNS: Final = 64
 KEPT_BYTES: Final = 32 << 20
-PAUSE_S: Final = 10.0
 
 _STORE: Final = "KFP's metadata store"
 _BIG: Final = 256 << 10
@@ -48,6 +48,7 @@ class Limits(Frozen, frozen=True):
     call_s: float = 10.0
     all_s: float = 60.0
     at_once: int = 4  #: runs; the others wait their turn
+    pause_s: float = 10.0  #: after a failure: nobody asks meanwhile
 
 
 DEFAULT: Final = Limits()
@@ -168,7 +169,7 @@ class Mlmd:
     def _pause(self, reason: str, what: str) -> NoMetadata:
         """No other run waits for a store that is away."""
         said = NoMetadata(reason=reason, message=f"{_STORE} {what}", again=True)
-        self._away = (monotonic() + PAUSE_S, said)
+        self._away = (monotonic() + self.limits.pause_s, said)
         return said
 
     def _keep(self, key: tuple[str, str], made: _Kept) -> None:
@@ -244,9 +245,10 @@ class _Reading:
         for ids in _parts(execution_ids):
             answer = await self._call("GetEventsByExecutionIDs", messages.ask_events(ids))
             asked = set(ids)
-            read = await self._aside(messages.events, answer)
+            at_most = self._limits.events - len(found) + 1
+            read = await self._aside(partial(messages.events, at_most=at_most), answer)
             found += (e for e in read if e.execution_id in asked)
-            if len(found) > self._limits.events:
+            if len(read) == at_most:
                 raise _Gives(too_much(f"{self._limits.events} events"))
         return found
 

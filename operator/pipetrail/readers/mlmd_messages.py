@@ -6,6 +6,7 @@ The numbers are those of ml_metadata/proto/metadata_store.proto and metadata_sto
 """
 
 from collections.abc import Sequence
+from itertools import islice
 from typing import Any, Final, get_args
 
 from pipetrail.formats.protobuf import Budget, double, encoded, fields, json_object, message, signed, text
@@ -80,9 +81,10 @@ def executions(answer: bytes, budget: Budget) -> tuple[list[Execution], str]:
     return found, token
 
 
-def events(answer: bytes, budget: Budget) -> list[Event]:
-    """Those of a GetEventsByExecutionIDsResponse."""
-    return [_event(message(raw), budget) for number, raw in fields(answer) if number == 1]
+def events(answer: bytes, budget: Budget, at_most: int) -> list[Event]:
+    """The first ones of a GetEventsByExecutionIDsResponse."""
+    found = (_event(message(raw), budget) for number, raw in fields(answer) if number == 1)
+    return list(islice(found, at_most))
 
 
 def artifacts(answer: bytes, budget: Budget) -> list[StoredArtifact]:

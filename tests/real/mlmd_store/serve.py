@@ -5,10 +5,10 @@
 """The genuine MLMD store (C++, from the package ml-metadata) behind its gRPC service, on a SQLite file.
 
 A script with a lock of its own (serve.py.lock): ml-metadata holds protobuf and attrs back at versions that the
-project does not want. The package's own server is not in it, but each call of the service takes and gives the same bytes
-as a function of the store. Every call is a line on stdout, ``<method> <peer> <bytes>``; the first line is ``ready <port>``.
-It ends when its stdin does. It lies in a folder of its own: a script's folder is where Python looks first, and beside
-it would lie an operator.py.
+project does not want. The package brings no server, but each call of the service takes and gives the same bytes as a
+function of the store. It says ``ready <port>`` on stdout, then a line for each call, ``<method> <peer> <bytes>``, and
+ends when its stdin does. It lies in a folder of its own: Python looks first where a script lies, and in tests/real it
+would find an operator.py.
 
     uv run --locked --script tests/real/mlmd_store/serve.py FILE PORT
 """
