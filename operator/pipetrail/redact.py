@@ -8,9 +8,12 @@ target's `additional_keys`. ``token`` is also a word of everyday machine learnin
   ``pad_token``, ``max_tokens``, ``tokens_per_second``), and
 - the value is not a plain number of at most 15 digits.
 
-**By value.** What is secret by name is replaced wherever it occurs in any text of the record, also as JSON, a URL or
-base64 would write it, and line by line. Values shorter than four characters, plain numbers of less than six digits and
-words like ``true`` or ``none`` are replaced in their own place only: anywhere else they would shred the record.
+A column of a table whose header is such a name is secret too.
+
+**By value.** What is secret by name is replaced wherever it occurs in any text of the record, also as JSON, a URL,
+HTML or base64 would write it, and line by line. Values shorter than four characters, plain numbers of less than six
+digits and words like ``true`` or ``none`` are replaced in their own place only: anywhere else they would shred the
+record.
 
 **By shape.** AWS, Google, GitHub, GitLab, Slack, Hugging Face and OpenAI keys, JSON web tokens, ``Bearer …``, the login
 in ``scheme://user:password@host``, PEM private keys, and ``password=…`` in running text.
@@ -20,7 +23,9 @@ they are identity, and anyone who may list the objects knows them.
 """
 
 import base64
+import html
 import json
+import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
@@ -33,6 +38,8 @@ from msgspec.structs import replace
 from pipetrail.record import (
     Artifact,
     Attempt,
+    ConfusionMatrix,
+    Figure,
     FromFile,
     FromLog,
     FromMlmd,
@@ -41,12 +48,15 @@ from pipetrail.record import (
     Key,
     Lineage,
     Link,
+    Number,
     Outcome,
     Outputs,
     Partial,
     Point,
     Record,
+    RocCurve,
     Step,
+    Table,
 )
 
 REDACTED: Final = "<redacted>"
@@ -118,6 +128,8 @@ def redact(record: Record, *, additional_keys: Sequence[str] = (), secrets: Sequ
     for mapping in _named(record):
         for name, value in mapping.items():
             found.update(names.values(name, value))
+    for name, cell in _columns(record, names):
+        found.update(names.values(name, cell))
     return _Scrub(names, found).record(record)
 
 
@@ -153,6 +165,10 @@ class _Names:
             return False
         words = [w.lower() for w in _WORDS.findall(name)]
         return not any(w in _TOKEN_OF_TEXT or w.startswith(("tokeniz", "tokenis")) for w in words)
+
+    def maybe(self, name: str) -> bool:
+        """Whether any value under `name` would be secret."""
+        return "token" in name.lower() or self.secret(name, "")
 
     def values(self, name: str, value: Any, depth: int = 0) -> Iterator[str]:
         """All secret texts in `value`, which stands under `name`; looks into JSON."""
@@ -205,6 +221,15 @@ def _named(record: Record) -> Iterator[Mapping[str, Any]]:
         yield from (artifact.metadata for artifact in step.artifacts)
 
 
+def _columns(record: Record, names: _Names) -> Iterator[tuple[str, str]]:
+    """The cells below the headers that may be secret names, in every table of `record`."""
+    tables = (figure for step in record.steps for figure in step.figures if isinstance(figure, Table))
+    for table in tables:
+        for at, name in enumerate(table.header):
+            if names.maybe(name):
+                yield from ((name, row[at]) for row in table.rows if at < len(row))
+
+
 class _Scrub:
     """Replaces secrets in a record; one per call, so that a text is looked at once."""
 
@@ -232,7 +257,38 @@ class _Scrub:
         def points(all_points: tuple[Point, ...]) -> tuple[Point, ...]:
             return tuple(self._point(p) for p in all_points if not self._drops(p, gone))
 
-        return self._struct(step, params=self._mapping, outputs=self._outputs, points=points, log_tail=self._tail)
+        return self._struct(
+            step,
+            params=self._mapping,
+            outputs=self._outputs,
+            points=points,
+            figures=lambda figures: tuple(map(self._figure, figures)),
+            log_tail=self._tail,
+        )
+
+    def _figure(self, figure: Figure) -> Figure:
+        """Texts as everywhere. A number that is a secret is none any more; of a curve its point goes with it."""
+        match figure:
+            case ConfusionMatrix():
+                return self._struct(figure, rows=lambda rows: tuple(map(self._numbers_of, rows)))
+            case RocCurve():
+                return self._struct(figure, fpr=self._numbers_of, tpr=self._numbers_of, threshold=self._numbers_of)
+            case Table(header=header):
+                secret = frozenset(at for at, name in enumerate(header) if self._names.maybe(name))
+                return self._struct(figure, rows=lambda rows: tuple(self._row(header, row, secret) for row in rows))
+            case _:
+                return self._struct(figure)
+
+    def _numbers_of(self, values: tuple[Number, ...]) -> tuple[Number, ...]:
+        if not self._numbers or not any(_text_of(v) in self._numbers for v in values):
+            return values
+        return tuple(math.nan if _text_of(v) in self._numbers else v for v in values)
+
+    def _row(self, header: Sequence[str], row: tuple[str, ...], secret: frozenset[int]) -> tuple[str, ...]:
+        return tuple(
+            REDACTED if at in secret and self._names.secret(header[at], cell) else self.text(cell)
+            for at, cell in enumerate(row)
+        )
 
     def _drops(self, point: Point, gone: set[str]) -> bool:
         if isinstance(point.source, FromParameter) and point.source.parameter in gone:
@@ -327,6 +383,8 @@ def _forms(secret: str) -> Iterator[str]:
             for quoted in (json.dumps(text)[1:-1], json.dumps(text, ensure_ascii=False)[1:-1]):
                 yield quoted
                 yield quoted.replace("<", r"\u003c").replace(">", r"\u003e").replace("&", r"\u0026")  # as Go does
+            yield html.escape(text)
+            yield html.escape(text, quote=False)
             yield quote(text, safe="", errors="surrogatepass")
             yield quote_plus(text, errors="surrogatepass")
             yield base64.b64encode(text.encode("utf-8", "surrogatepass")).decode()
