@@ -9,7 +9,8 @@ What is changed in a body, and nothing else:
 - What only the server or another controller may set: managedFields, finalizers, owners other than the Workflow.
 - Pods are for nobody to run: a scheduler that does not exist, no node, no volumes but emptyDir, no account's token.
 - The label of an instance id that no controller has, so that a live Argo leaves the run alone.
-- The artifact repository: endpoint, bucket and Secrets of the store that the objects are uploaded to.
+- The artifact repository: endpoint, bucket and Secrets of the store that the objects are uploaded to. Where KFP says in
+  its parameters how an artifact's store is reached, the endpoint alone: other buckets keep their names.
 """
 
 import re
@@ -22,6 +23,7 @@ import msgspec
 
 from pipetrail.record import Frozen
 from pipetrail.recording import Event
+from pipetrail.sources import argo
 
 LABEL: Final = "workflows.argoproj.io/controller-instanceid"
 INSTANCE: Final = "pipetrail-replay"
@@ -39,6 +41,7 @@ _NOT_OURS: Final = (
 )  # fmt: skip
 _STAMP: Final = r'(?<=")\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,9})?Z(?=")'
 _DAY_S: Final = 86400.0
+_SESSION: Final = "store_session_info"  # in KFP's parameters: how an artifact's store is reached, as JSON in JSON
 
 Json = dict[str, Any]
 Hole = tuple[Literal["name", "uid", "stamp"], str]
@@ -90,7 +93,11 @@ class Move(Frozen, frozen=True):
 
 
 class Script(Frozen, frozen=True):
-    """A recording, ready to be played any number of times into `namespace`."""
+    """A recording, ready to be played any number of times into `namespace`.
+
+    `repository` is the bucket of the recorded run's own artifact repository where the recording's ``store/`` has a
+    folder for each bucket (KFP's artifacts lie in another one than Argo's); empty where it has not.
+    """
 
     name: str
     uid: str
@@ -101,6 +108,7 @@ class Script(Frozen, frozen=True):
     moves: tuple[Move, ...]
     store: Store | None
     outcome: str
+    repository: str = ""
 
     def renamed(self, text: str, name: str) -> str:
         """`text` (an S3 key, a pod's name) as it is called in a run with another name."""
@@ -147,6 +155,7 @@ def script(events: Iterable[Event], *, namespace: str, store: Store | None = Non
         name=str(meta["name"]), uid=str(meta.get("uid") or ""), generate_name=str(meta.get("generateName") or ""),
         namespace=namespace, started=started, duration_s=ended - started, moves=moves, store=store,
         outcome=tell.phase or "Pending",
+        repository="" if argo.header(first.body).source == "argo" else str(recorded.get("bucket") or ""),
     )  # fmt: skip
 
 
@@ -241,6 +250,8 @@ def _moved(value: Any, recorded: Json, store: Store) -> Any:
             return new
         case list():
             return [_moved(item, recorded, store) for item in value]
+        case str() if _SESSION in value and recorded.get("endpoint"):
+            return value.replace(str(recorded["endpoint"]), store.host)
         case _:
             return value
 
