@@ -229,6 +229,7 @@ class Operator:
         command = [
             sys.executable, "-m", "pipetrail.cli", "run", "--log-format", "json", "--namespace", self._namespace,
             "--watch-namespace", self._namespace,
+            "--identity", "demo",  # so that the Lease of one that was killed is its successor's at once
             "--allow-address", "127.0.0.0/8",  # the demo's MLflow is on this machine
             *(("--context", self._cluster.context) if self._cluster.context else ()),
         ]  # fmt: skip

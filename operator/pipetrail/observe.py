@@ -1,18 +1,41 @@
 """What the operator says about itself: structured log lines, and counts.
 
 A line has an event and fields (run, target, cause), never a body, a header or a value of a user's. Counts are plain
-numbers by name, so that a test or a later /metrics page can read them.
+numbers by name, which tests and the page /metrics read.
 """
 
 import logging
 import sys
+from bisect import bisect_left
 from collections import Counter
-from typing import Any, TextIO
+from typing import Any, Final, TextIO
 
 import structlog
 
 counts: Counter[str] = Counter()
-"""Totals since the process started: events by kind, ``api_writes``, ``tracker_calls``, ``points``, ``lost``, ..."""
+"""Totals since the process started. A name may be followed by the values of its labels: ``api_write POST trackedruns``.
+
+Labels come from our own code and from protocols (verbs, kinds, status codes), never from a user's names, so that there
+are few of them. What each is called on the page /metrics stands in `controller/metrics.py`.
+"""
+LAG_BOUNDS_S: Final = (0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0, 3600.0, 21600.0)
+
+
+class Lags:
+    """How long things took: `counts` by the bounds of `LAG_BOUNDS_S`, the last one for what took longer."""
+
+    def __init__(self) -> None:
+        self.counts = [0] * (len(LAG_BOUNDS_S) + 1)
+        self.total_s = 0.0
+
+    def add(self, seconds: float) -> None:
+        """One more that took `seconds`."""
+        self.counts[bisect_left(LAG_BOUNDS_S, seconds)] += 1
+        self.total_s += seconds
+
+
+lags = Lags()
+"""From news of a run to its target having all of it; deliveries that had nothing to send do not count."""
 
 
 def count(name: str, n: int = 1) -> None:

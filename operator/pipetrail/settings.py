@@ -24,6 +24,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     operator's own. `watch_namespaces` empty means all. `mlmd` is host:port of KFP's metadata store;
     `tensorboard_root` is the folder below which TensorBoard targets write. `allow_addresses` are networks (CIDR) that
     trackers may have though they are special: link-local, loopback, the API server's own.
+
+    `lease` is the name of the Lease in `namespace` that one of several operators holds (empty: none, for an operator
+    that is known to be alone), and `identity` who we are in it: who comes with the same one takes over at once.
+    `listen` is the address of /healthz, /readyz and /metrics; empty means that nothing is served.
     """
 
     cluster: str = ""
@@ -33,6 +37,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     mlmd: str = ""
     tensorboard_root: str = ""
     allow_addresses: tuple[str, ...] = ()
+    lease: str = "pipetrail"
+    identity: str = ""
+    listen: str = ""
     history_ttl_s: float = DEFAULT_HISTORY_TTL_S
 
 

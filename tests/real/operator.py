@@ -1,7 +1,7 @@
 """The operator as users run it: a process with a kubeconfig, whose log lines are JSON.
 
 The trackers of tests listen on loopback, which an operator does not call unless it is told to: so it is, but for tests
-of just that (`allow=""`).
+of just that (`allow=""`). And several operators look at parts of one cluster, each without a Lease but for tests of that.
 """
 
 import contextlib
@@ -22,11 +22,17 @@ class Operator:
     """`pipetrail run`, to be started, killed and started again. Every start appends to one log."""
 
     def __init__(
-        self, kubeconfig: Path, log: Path, *flags: str, env: dict[str, str] | None = None, allow: str = LOOPBACK
+        self,
+        kubeconfig: Path,
+        log: Path,
+        *flags: str,
+        env: dict[str, str] | None = None,
+        allow: str = LOOPBACK,
+        lease: bool = False,
     ) -> None:
         self.kubeconfig = kubeconfig
         self.log = log
-        self.flags = (*flags, *(("--allow-address", allow) if allow else ()))
+        self.flags = (*flags, *(("--allow-address", allow) if allow else ()), *(() if lease else ("--no-lease",)))
         self.env = env or {}
         self.process: subprocess.Popen[bytes] | None = None
         self.starts = 0

@@ -13,7 +13,8 @@ from pipetrail.kube import KubeError
 
 def run(
     config: Annotated[
-        Path | None, typer.Option(help="Settings file (YAML): cluster, namespace, places, historyTtlS.", exists=True)
+        Path | None,
+        typer.Option(help="Settings file (YAML): cluster, namespace, places, lease, historyTtlS.", exists=True),
     ] = None,
     context: Annotated[
         str | None, typer.Option(help="kubeconfig context; default: in-cluster, else the current.")
@@ -44,6 +45,22 @@ def run(
             "repeat for more."
         ),
     ] = None,
+    listen: Annotated[
+        str | None,
+        typer.Option(help="Serve /healthz, /readyz and /metrics there, like 0.0.0.0:8080; default: nowhere."),
+    ] = None,
+    lease: Annotated[
+        str | None, typer.Option(help="Name of the Lease in --namespace that one operator holds; default: pipetrail.")
+    ] = None,
+    no_lease: Annotated[
+        bool, typer.Option("--no-lease", help="Hold no Lease: nothing keeps a second operator from doing the same.")
+    ] = False,
+    identity: Annotated[
+        str | None,
+        typer.Option(
+            help="Who this operator is in its Lease; with the same one a restart need not wait. Default: host/pid."
+        ),
+    ] = None,
     log_format: Annotated[
         Literal["auto", "json", "text"], typer.Option(help="auto: text on a terminal, else a JSON object a line.")
     ] = "auto",
@@ -56,7 +73,10 @@ def run(
     It reads users' objects and writes only its own kinds, so it can't break a pipeline. Stop it with SIGTERM; it may
     be killed at any moment and goes on where it was.
 
-    Exit codes: 0 stopped; 2 the command line or the settings file is wrong; 3 no cluster, or no right to look at it.
+    One operator works at a time: who holds the Lease pipetrail in --namespace. A second one waits.
+
+    Exit codes: 0 stopped; 1 another operator took the Lease; 2 the command line or the settings file is wrong; 3 no
+    cluster, no namespace for the Lease, or no right.
 
     Examples:
       pipetrail run --context kind-lab --argo-ui https://argo.example.com
@@ -65,6 +85,8 @@ def run(
     """
     # Imported here: the other verbs need neither kopf nor its second of start-up.
     from pipetrail.controller import app
+    from pipetrail.controller.health import address
+    from pipetrail.controller.lease import TakenOver
     from pipetrail.targets import addresses
 
     observe.configure(form=log_format, level=log_level)
@@ -79,14 +101,23 @@ def run(
         base, cluster=cluster or base.cluster, namespace=namespace or base.namespace, places=places,
         watch_namespaces=tuple(watch_namespace or base.watch_namespaces), mlmd=mlmd or base.mlmd,
         tensorboard_root=tensorboard_root or base.tensorboard_root,
-        allow_addresses=tuple(allow_address or base.allow_addresses),
+        allow_addresses=tuple(allow_address or base.allow_addresses), listen=listen or base.listen,
+        lease="" if no_lease else lease or base.lease, identity=identity or base.identity,
     )  # fmt: skip
     try:
         addresses.networks(chosen.allow_addresses)
     except ValueError as error:
         raise typer.BadParameter(f"{error}; write it like 10.0.0.0/8", param_hint="--allow-address") from None
     try:
+        if chosen.listen:
+            address(chosen.listen)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--listen") from None
+    try:
         asyncio.run(app.run(chosen, context=context))
+    except TakenOver as error:
+        observe.log().error("lease lost", cause=str(error))
+        raise typer.Exit(1) from None
     except KubeError as error:
         observe.log().error("cannot run", cause=str(error))
         raise typer.Exit(3) from None

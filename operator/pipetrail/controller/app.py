@@ -1,6 +1,7 @@
 """The operator as a process: connect, read the ledger, watch, deliver, and go quietly when asked.
 
-Order at the start: targets and namespaces are listed before the watches begin, so that the first run that an event
+Order at the start: the Lease is ours before the ledger is read, so that what we read is what the operator before us
+left; targets and namespaces are listed before the watches begin, so that the first run that an event
 shows finds its target. What happened while we were away is found by the first survey.
 """
 
@@ -13,8 +14,11 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from pipetrail import api, observe
+from pipetrail.controller.health import Health, serving
+from pipetrail.controller.lease import Lease
 from pipetrail.controller.watches import Kinds, Watches
 from pipetrail.delivery.dispatch import Dispatch
+from pipetrail.delivery.lane import always
 from pipetrail.delivery.ledger import Ledger, Lost
 from pipetrail.kube import TRACKED_RUNS, ApiError, Kube, KubeError, collections
 from pipetrail.readers.live import LiveReader
@@ -27,10 +31,15 @@ SURVEY_EVERY_S: Final = 600.0
 KINDS_EVERY_S: Final = 30.0
 STUCK_EVERY_S: Final = 60.0
 DRAIN_S: Final = 20.0
+ENDING_S: Final = 5.0
 
 
 async def run(settings: Settings, *, context: str | None = None, stop: asyncio.Event | None = None) -> None:
-    """Run the operator until SIGTERM, SIGINT or `stop`. Raises :class:`KubeError` if there is no cluster to talk to."""
+    """Run the operator until SIGTERM, SIGINT or `stop`.
+
+    Raises :class:`KubeError` if there is no cluster to talk to or no right to, and :class:`TakenOver` if another
+    operator took the Lease.
+    """
     stopping = stop or asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -40,46 +49,76 @@ async def run(settings: Settings, *, context: str | None = None, stop: asyncio.E
     async with await Kube.connect(
         context, on_write=lambda verb, plural: observe.count(f"api_write {verb} {plural}")
     ) as kube:
-        ending = asyncio.create_task(stopping.wait())
-        beginning = asyncio.create_task(_begin(kube, settings))
-        await asyncio.wait([beginning, ending], return_when=asyncio.FIRST_COMPLETED)
-        if not beginning.done():  # asked to go while we waited for the API server or the CRDs
-            beginning.cancel()
-            await asyncio.wait([beginning], timeout=5)
-            return
-        if beginning.exception() is not None:
-            ending.cancel()
-        cluster, dispatch, kinds = beginning.result()
-        observe.log().info("started", cluster=cluster, api_server=kube.host, kinds=sorted(p for _, p in kinds))
-        watches = Watches(settings, context, dispatch, kinds)
-        work = [
-            asyncio.create_task(watches.run(), name="watches"),
-            asyncio.create_task(dispatch.run(), name="dispatch"),
-            asyncio.create_task(_look_after(kube, dispatch, watches, settings.watch_namespaces), name="look after"),
-        ]
-        dispatch.survey.due.set()
-        done, _ = await asyncio.wait([*work, ending], return_when=asyncio.FIRST_COMPLETED)
-        if ending in done:
-            observe.log().info("stopping", waiting=sum(s.lane.waiting for s in dispatch.roster.seats()))
-            watches.stop()
-            work[0].cancel()
-            await _drain(dispatch)
-        for task in [*work, ending]:
-            task.cancel()
-        await asyncio.wait(work, timeout=5)
-        await dispatch.roster.close()
-        for task in done - {ending}:
-            task.result()
+        lease = None
+        if settings.lease:
+            lease = Lease(kube, settings.namespace, settings.lease, settings.identity or _process())
+        health = Health(lease)
+        async with serving(health, settings.listen):
+            ending = asyncio.create_task(stopping.wait())
+            holding: list[asyncio.Task[Any]] = []
+            if lease is not None:
+                holding.append(asyncio.create_task(lease.hold(), name="lease"))
+            beginning = asyncio.create_task(_begin(kube, settings, lease))
+            try:
+                await asyncio.wait([beginning, ending, *holding], return_when=asyncio.FIRST_COMPLETED)
+                if beginning.done():
+                    cluster, dispatch, kinds = beginning.result()
+                    observe.log().info(
+                        "started", cluster=cluster, api_server=kube.host, kinds=sorted(p for _, p in kinds)
+                    )
+                    watches = Watches(settings, context, dispatch, kinds)
+                    health.dispatch, health.watches = dispatch, watches
+                    await _operate(kube, settings, dispatch, watches, [ending, *holding])
+                for task in holding:  # if it ended, that is why we end
+                    if task.done():
+                        task.result()
+            finally:
+                # Asked to go while we waited for the API server, the CRDs or the Lease; or all is over.
+                left = [ending, beginning, *holding]
+                for task in left:
+                    task.cancel()
+                await asyncio.wait(left, timeout=ENDING_S)
+                if lease is not None:
+                    await lease.release()
 
 
-async def _begin(kube: Kube, settings: Settings) -> tuple[str, Dispatch, Kinds]:
-    """What stands before the first event: who we are, our own objects, and what there is to watch."""
+async def _operate(
+    kube: Kube, settings: Settings, dispatch: Dispatch, watches: Watches, ending: Sequence[asyncio.Task[Any]]
+) -> None:
+    """Watch and deliver until one of `ending` is done (the first of them is a wish: what is under way may end)."""
+    work = [
+        asyncio.create_task(watches.run(), name="watches"),
+        asyncio.create_task(dispatch.run(), name="dispatch"),
+        asyncio.create_task(_look_after(kube, dispatch, watches, settings.watch_namespaces), name="look after"),
+    ]
+    dispatch.survey.due.set()
+    done, _ = await asyncio.wait([*work, *ending], return_when=asyncio.FIRST_COMPLETED)
+    if ending[0] in done:
+        observe.log().info("stopping", waiting=sum(s.lane.waiting for s in dispatch.roster.seats()))
+        watches.stop()
+        work[0].cancel()
+        await _drain(dispatch)
+    for task in work:
+        task.cancel()
+    await asyncio.wait(work, timeout=ENDING_S)
+    await dispatch.roster.close()
+    for task in done - set(ending):
+        task.result()
+
+
+def _process() -> str:
+    return f"{socket.gethostname()}/{os.getpid()}"
+
+
+async def _begin(kube: Kube, settings: Settings, lease: Lease | None) -> tuple[str, Dispatch, Kinds]:
+    """What stands before the first event: the Lease, who we are, our own objects, and what there is to watch."""
+    permit = always if lease is None else lease.permit
+    await permit()
     cluster = settings.cluster or await _cluster_uid(kube)
-    holder = f"{socket.gethostname()}/{os.getpid()}"
     judge = await addresses.known(settings.allow_addresses, kube.host)
     reader = LiveReader(kube, Stores(Transport(addresses=judge.of_stores())), mlmd=settings.mlmd)
-    ledger = Ledger(kube, holder, settings.watch_namespaces)
-    dispatch = Dispatch(kube, ledger, reader, settings, cluster, addresses=judge)
+    ledger = Ledger(kube, _process(), settings.watch_namespaces)
+    dispatch = Dispatch(kube, ledger, reader, settings, cluster, addresses=judge, permit=permit)
     return cluster, dispatch, await _patiently_ready(kube, dispatch, settings.watch_namespaces)
 
 

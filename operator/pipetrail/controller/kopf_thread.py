@@ -9,19 +9,22 @@ only say to the delivery's loop what they saw.
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import kopf
 
 from pipetrail import api, observe
+from pipetrail.controller.streams import Kinds
 from pipetrail.delivery.dispatch import Dispatch
 from pipetrail.kube import Kube
 
 RESTART_FIRST_S: Final = 1.0
 RESTART_MOST_S: Final = 30.0
 ENDING_S: Final = 5.0
-Kinds = frozenset[tuple[str, str]]  # (group, plural) of what the API server has
+BEAT_S: Final = 1.0
+WATCHER: Final = "watcher for "  # how kopf calls the task of a watch
 OURS: Final = frozenset({(api.GROUP, "trackingtargets"), (api.GROUP, "clustertrackingtargets"), ("", "namespaces")})
 """What kopf watches, where the API server has it."""
 
@@ -133,6 +136,14 @@ class KopfThread:
         self._stop = threading.Event()
         self._kinds = kinds & OURS
         self.restarts = 0
+        self.watching = False
+        """True while kopf's watches are there."""
+        self._beat_at = time.monotonic()
+
+    @property
+    def silent_s(self) -> float:
+        """How long ago kopf's loop last turned, or kopf ended and was started again."""
+        return time.monotonic() - self._beat_at
 
     async def run(self) -> None:
         """Watch until cancelled. Ends of kopf are logged, counted and survived."""
@@ -141,6 +152,7 @@ class KopfThread:
         while True:
             began = loop.time()
             error = await self._once(loop, self._kinds)
+            self._beat_at = time.monotonic()
             self.restarts += 1
             observe.count("watch_restarts")
             observe.log().warning("kopf ended", cause=error or "stopped", again_in_s=pause_s)
@@ -191,8 +203,10 @@ class KopfThread:
                 namespaces=self._namespaces,
                 stop_flag=stop,
             )
-            ended, _ = await asyncio.wait(roots, return_when=asyncio.FIRST_COMPLETED)
+            beat = asyncio.create_task(self._beat(), name="beat")
+            ended, _ = await asyncio.wait([*roots, beat], return_when=asyncio.FIRST_COMPLETED)
         finally:
+            self.watching = False
             stop.set()
             left = asyncio.all_tasks() - mine
             for task in left:
@@ -203,6 +217,17 @@ class KopfThread:
         for task in ended:
             if not task.cancelled():
                 task.result()
+
+    async def _beat(self) -> None:
+        """Say that kopf's loop turns. kopf goes on without a watch that ended (its issue 1276): here that ends kopf."""
+        there: set[str] = set()
+        while True:
+            self._beat_at = time.monotonic()
+            now = {name for task in asyncio.all_tasks() if (name := task.get_name()).startswith(WATCHER)}
+            if there - now:
+                raise RuntimeError(f"the {min(there - now)} is there no more")
+            there, self.watching = now, bool(now)
+            await asyncio.sleep(BEAT_S)
 
     def watch(self, kinds: Kinds) -> None:
         """Watch other kinds from now on: kopf is started again if they are others of ours."""

@@ -41,7 +41,7 @@ class Progress:
         self._missing_since: float | None = None
         self._waits = 0
         self.sent_digest = ""
-        self.writes = 0
+        self.writes = 0  # since the last turn that ended well
 
     def missing_for_s(self) -> float:
         """For how long something could not be read that a later try may give."""

@@ -100,11 +100,12 @@ class Deliveries:
         if waits:
             return Later(after_s=progress.wait_s(), trouble=False)
         progress.has_all()
+        sent, progress.writes = progress.writes > 0, 0
         if not settled:
-            return Done()
+            return Done(sent=sent)
         if progress.doubtful_at is not None:
             return Later(after_s=LOOK_AGAIN_S + 1.0, trouble=False)
-        return _rest(state)
+        return _rest(state, sent=sent)
 
     async def _read(self, state: RunState) -> Reading | None:
         """The run as it stands now, or as it last stood; None if it vanished and its last body has not come (yet)."""
@@ -230,10 +231,10 @@ def _unfinished(seat: Seat, state: RunState, entry: Entry) -> bool:
     return entry.status.phase == "Synced" and (seat.ref in state.progress or bool(entry.status.doubtful_at))
 
 
-def _rest(state: RunState) -> Verdict:
+def _rest(state: RunState, *, sent: bool = False) -> Verdict:
     if state.settled_at is None:
         state.settled_at = _now()
-    return Done()
+    return Done(sent=sent)
 
 
 def _run_ref(state: RunState, record: Record) -> api.RunRef:

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 from heapq import heappop, heappush
 from typing import Final, Literal
 
+from pipetrail import observe
 from pipetrail.record import Frozen
 
 BACKOFF_FIRST_S: Final = 1.0
@@ -21,7 +22,9 @@ FAILURES_TO_OPEN: Final = 3
 
 
 class Done(Frozen, frozen=True):
-    """The key needs nothing more for now."""
+    """The key needs nothing more for now. `sent` says that something was sent for it."""
+
+    sent: bool = False
 
 
 class Later(Frozen, frozen=True):
@@ -84,6 +87,7 @@ class Lane:
         self._heap: list[tuple[float, str]] = []
         self._busy: set[str] = set()
         self._again: dict[str, float] = {}
+        self._news: dict[str, float] = {}  # since when a key waits for a Done
         self._failures: dict[str, int] = {}
         self._in_a_row = 0
         self._not_before = 0.0
@@ -124,7 +128,9 @@ class Lane:
 
     def offer(self, key: str, *, after_s: float = 0.0) -> None:
         """`key` has news. The earliest of several offers counts."""
-        when = asyncio.get_running_loop().time() + after_s
+        now = asyncio.get_running_loop().time()
+        when = now + after_s
+        self._news.setdefault(key, now)
         if key in self._busy:
             self._again[key] = min(when, self._again.get(key, when))
             return
@@ -138,6 +144,7 @@ class Lane:
         self._due.pop(key, None)
         self._again.pop(key, None)
         self._failures.pop(key, None)
+        self._news.pop(key, None)
 
     def halt(self) -> None:
         """Start nothing more; what is under way ends by itself."""
@@ -188,16 +195,22 @@ class Lane:
         return key, None
 
     async def _one(self, key: str) -> None:
+        began = asyncio.get_running_loop().time()
+        news = self._news.pop(key, began)
         try:
             verdict = await self._work(key)
         finally:
             self._busy.discard(key)
             self._changed.set()
         again = self._again.pop(key, None)
+        if not isinstance(verdict, Done):
+            self._news[key] = news
         match verdict:
-            case Done():
+            case Done(sent=sent):
                 self._in_a_row = 0
                 self._failures.pop(key, None)
+                if sent:
+                    observe.lags.add(asyncio.get_running_loop().time() - news)
             case Later(after_s=after_s, trouble=trouble):
                 if not trouble:
                     self.offer(key, after_s=after_s or BACKOFF_FIRST_S)

@@ -51,6 +51,8 @@ class Survey:
         self._unanswered: set[TargetRef] = set()  # targets that failed a call in this pass: one is enough
         self._dead_letter = 0  # where the next look at dead letters begins
         self.due = asyncio.Event()
+        self.passes = 0
+        """How many came to their end."""
 
     async def run(self) -> None:
         """Survey whenever it is due, until cancelled."""
@@ -92,6 +94,7 @@ class Survey:
                 self._book.gone((entry.namespace, uid), began)
                 if not entry.settled and self._runs.get(uid) is None:
                     await self._confirm_gone(entry.namespace, entry.spec.run.name, uid)
+        self.passes += 1
         if any(since >= began for since in self._missing.values()):
             asyncio.get_running_loop().call_later(self.gone_s, self.due.set)
 

@@ -134,10 +134,15 @@ class Wire:
             if self._session is None:
                 self._session = self._make_session(self._tls)
             observe.count("tracker_calls")
-            async with self._session.request(
-                method, url, data=data, headers=headers, params=query, allow_redirects=False
-            ) as response:
-                raw = await _bounded(response)
+            code = "none"
+            try:
+                async with self._session.request(
+                    method, url, data=data, headers=headers, params=query, allow_redirects=False
+                ) as response:
+                    code = str(response.status) if 100 <= response.status < 600 else "odd"
+                    raw = await _bounded(response)
+            finally:
+                observe.count(f"tracker_answer mlflow {code}")
             if response.status == 200 or response.status == 201:
                 return raw
             raise self._failure(response.status, response.headers, raw, changes=changes)
