@@ -37,7 +37,7 @@ def login_mlflow(mlflow_servers: dict[str, Server]) -> Server:
 
 
 WIRED = (pytest.param("mlflow", marks=pytest.mark.mlflow),)
-FILES = ()
+FILES = ("tensorboard",)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -55,6 +55,10 @@ def driver(request: pytest.FixtureRequest) -> Driver:
     match request.param:
         case "mlflow":
             return MlflowDriver(request.getfixturevalue("plain_mlflow"))
+        case "tensorboard":
+            from tests.contract.tensorboard_driver import TensorboardDriver
+
+            return TensorboardDriver(request.getfixturevalue("tmp_path_factory").mktemp("tensorboard"))
         case other:
             raise AssertionError(other)
 

@@ -480,7 +480,7 @@ async def test_a_stalled_tracker_costs_its_time_out_and_no_more(driver: Driver, 
         await check
 
 
-@pytest.mark.parametrize("tracker", ["mlflow"])
+@pytest.mark.parametrize("tracker", ["mlflow", "tensorboard"])
 async def test_importing_a_target_imports_no_vendor(tracker: str) -> None:
     code = (
         f"import sys, pipetrail.targets.{tracker}.target\n"
