@@ -17,6 +17,13 @@ Namespace = Annotated[
     str | None,
     typer.Option("-n", "--namespace", help="Namespace; default: the context's, or default.", show_default=False),
 ]
+Mlmd = Annotated[
+    str,
+    typer.Option(
+        "--mlmd", envvar="PIPETRAIL_MLMD", metavar="HOST:PORT", show_default=False,
+        help="Kubeflow Pipelines' metadata store, as this machine reaches it, for runs of KFP v2.",
+    ),
+]  # fmt: skip
 Output = Annotated[Form, typer.Option("-o", "--output", help="Form of the output.")]
 
 

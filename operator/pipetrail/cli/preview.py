@@ -13,7 +13,7 @@ import yaml
 
 from pipetrail import api, capture, recording, redact
 from pipetrail.cli import tables
-from pipetrail.cli.options import Context, Namespace, Output, fail, one_line
+from pipetrail.cli.options import Context, Mlmd, Namespace, Output, fail, one_line
 from pipetrail.record import Partial, Record, plain
 from pipetrail.sources import Reading, argo
 from pipetrail.targets.target import TrackerRun
@@ -35,6 +35,7 @@ def preview(
     ] = None,
     context: Context = None,
     namespace: Namespace = None,
+    mlmd: Mlmd = "",
     output: Output = "table",
     cluster: Annotated[str, typer.Option(help="The cluster's name in keys, for recordings and files.")] = "recording",
 ) -> None:
@@ -64,7 +65,7 @@ def preview(
             f"there is no file {target}; a target's name needs a run in a cluster", param_hint="--target"
         )
     if run is not None:
-        record, found = _live(run, context, namespace, target if wanted is None else None, wanted)
+        record, found = _live(run, context, namespace, mlmd, target if wanted is None else None, wanted)
     else:
         record, found = _stored(recorded, file, cluster, wanted), wanted
     runs = None if found is None else tracker_runs(record, found)
@@ -144,7 +145,12 @@ def _read(path: Path, option: str) -> Any:
 
 
 def _live(
-    name: str, context: str | None, namespace: str | None, target: str | None, wanted: api.FoundTarget | None
+    name: str,
+    context: str | None,
+    namespace: str | None,
+    mlmd: str,
+    target: str | None,
+    wanted: api.FoundTarget | None,
 ) -> tuple[Record, api.FoundTarget | None]:
     from pipetrail.cli import cluster as clusters
     from pipetrail.kube import Kube
@@ -156,9 +162,10 @@ def _live(
         found = wanted
         if target is not None:
             found = _named(target, await clusters.targets(kube, where), where)
-        _, reading = await clusters.read_run(kube, await clusters.find_run(kube, name, where))
-        reader = LiveReader(kube)
+        body = await clusters.find_run(kube, name, where)
+        reader = LiveReader(kube, mlmd=mlmd)
         try:
+            _, reading = await clusters.read_run(kube, body, reader)
             return await _captured(reading, reader, _wants(found)), found
         finally:
             await reader.close()

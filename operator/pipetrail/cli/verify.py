@@ -9,7 +9,7 @@ from rich.table import Table
 from pipetrail import api, capture, redact, shape
 from pipetrail.cli import cluster
 from pipetrail.cli.console import console, show
-from pipetrail.cli.options import Context, Namespace, Output
+from pipetrail.cli.options import Context, Mlmd, Namespace, Output
 from pipetrail.kube import TRACKED_RUNS, Kube
 from pipetrail.readers.live import LiveReader
 from pipetrail.settings import Settings
@@ -25,6 +25,7 @@ def verify(
     namespace: Namespace = None,
     operator_namespace: str = typer.Option(Settings().namespace, help="Where ClusterTrackingTargets' Secrets lie."),
     tensorboard_root: str = typer.Option("", help="Where the operator's TensorBoard folder is mounted here."),
+    mlmd: Mlmd = "",
     output: Output = "table",
 ) -> None:
     """Read a run back from every tracker that it is recorded in, and compare each value with what the cluster has.
@@ -39,20 +40,22 @@ def verify(
       pipetrail verify churn-sweep-x7k2p -n team-a -o json
     """
     where = cluster.namespace_of(context, namespace)
-    rows = cluster.with_cluster(context, lambda kube: _verify(kube, run, where, operator_namespace, tensorboard_root))
+    rows = cluster.with_cluster(
+        context, lambda kube: _verify(kube, run, where, operator_namespace, tensorboard_root, mlmd)
+    )
     show(rows, output, lambda: _show(rows, run, where))
     raise typer.Exit(0 if rows and all(row["equal"] for row in rows) else 1)
 
 
 async def _verify(
-    kube: Kube, name: str, namespace: str, operator_namespace: str, tensorboard_root: str
+    kube: Kube, name: str, namespace: str, operator_namespace: str, tensorboard_root: str, mlmd: str
 ) -> list[dict[str, Any]]:
-    _, reading = await cluster.read_run(kube, await cluster.find_run(kube, name, namespace))
-    record = reading.record
-    label = f"{api.GROUP}/uid={record.key.uid}"
+    body = await cluster.find_run(kube, name, namespace)
     rows = []
-    reader = LiveReader(kube)
+    reader = LiveReader(kube, mlmd=mlmd)
     try:
+        _, reading = await cluster.read_run(kube, body, reader)
+        label = f"{api.GROUP}/uid={reading.record.key.uid}"
         async for page in kube.pages(f"{TRACKED_RUNS}/namespaces/{namespace}/trackedruns", labelSelector=label):
             for item in page.get("items", ()):
                 spec = msgspec.convert(item["spec"], api.TrackedRunSpec)
