@@ -117,6 +117,36 @@ REASONS: Final[Mapping[str, Reason]] = {
         means="The tracker asks for fewer requests (429).",
         next_step="Lower spec.delivery.requestsPerSecond; what waits is sent later.",
     ),
+    "NoTensorboardRoot": Reason(
+        on=("Reachable", "Ready"),
+        means="The operator was given no folder for TensorBoard's event files.",
+        next_step="Start the operator with --tensorboard-root and a volume mounted there (deploy/kustomize).",
+    ),
+    "StorageMissing": Reason(
+        on=("Reachable", "Ready"),
+        means="The folder for event files is not there.",
+        next_step="Mount the volume where --tensorboard-root says. Runs wait.",
+    ),
+    "StorageFull": Reason(
+        on=("Reachable", "Ready"),
+        means="The volume for event files is full, or its quota is spent.",
+        next_step="Make room or let the volume grow. Runs wait and arrive then.",
+    ),
+    "StorageReadOnly": Reason(
+        on=("Reachable", "Ready"),
+        means="The volume for event files is mounted for reading only.",
+        next_step="Mount it for writing; see whether the node mounted it so after an error of the disk. Runs wait.",
+    ),
+    "StorageDenied": Reason(
+        on=("Reachable", "Ready"),
+        means="The operator may not write to the folder for event files.",
+        next_step="Give the volume to the operator's group (fsGroup), or mend the rights of the folder.",
+    ),
+    "StorageOccupied": Reason(
+        on=("Reachable", "Ready"),
+        means="A link or a file stands where the target's folder should be; links are never followed.",
+        next_step="Move what the message names out of the way.",
+    ),
 }
 
 

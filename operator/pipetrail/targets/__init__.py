@@ -2,11 +2,12 @@
 
 from collections.abc import Awaitable, Callable
 from functools import partial
+from typing import Final
 
-from pipetrail.api import Backend, ConfigMapKeyRef, MlflowAuth, MlflowBackend, SecretKeyRef
+from pipetrail.api import Backend, ConfigMapKeyRef, MlflowAuth, MlflowBackend, SecretKeyRef, TensorboardBackend
 from pipetrail.record import Frozen
 from pipetrail.targets.addresses import REFUSING, Addresses
-from pipetrail.targets.target import Target, TrackerRun
+from pipetrail.targets.target import Target, TrackerRun, Unusable
 
 
 class Site(Frozen, frozen=True):
@@ -21,6 +22,7 @@ class Site(Frozen, frozen=True):
     addresses: Addresses = REFUSING
 
 
+CLUSTER_FOLDER: Final = "_cluster"  # no namespace is called so
 Resolve = Callable[[SecretKeyRef | ConfigMapKeyRef], Awaitable[str]]
 
 
@@ -32,6 +34,8 @@ async def connect(backend: Backend, resolve: Resolve, site: Site) -> Target:
     match backend:
         case Backend(mlflow=MlflowBackend() as mlflow):
             return await _mlflow(mlflow, resolve, site)
+        case Backend(tensorboard=TensorboardBackend() as tensorboard):
+            return _tensorboard(tensorboard, site)
         case _:
             raise AssertionError("the API admits no other backend")
 
@@ -43,6 +47,10 @@ def fit(backend: Backend) -> Callable[[TrackerRun], TrackerRun]:
             from pipetrail.targets.mlflow.fit import fit as fitted
 
             return fitted
+        case Backend(tensorboard=TensorboardBackend()):
+            from pipetrail.targets.tensorboard.fit import fit as to_files
+
+            return to_files
         case _:
             raise AssertionError("the API admits no other backend")
 
@@ -67,6 +75,18 @@ async def _mlflow(backend: MlflowBackend, resolve: Resolve, site: Site) -> Targe
         ca_pem=await resolve(backend.ca_bundle_ref.config_map_key_ref) if backend.ca_bundle_ref else None,
         session_factory=partial(session, addresses=site.addresses),
         own_stores=not site.namespace,
+    )
+
+
+def _tensorboard(backend: TensorboardBackend, site: Site) -> Target:
+    """Raises :class:`Unusable` where the operator was given no folder: then there is nothing to write to."""
+    from pipetrail.targets.tensorboard.target import TensorboardTarget
+
+    if not site.tensorboard_root:
+        raise Unusable("NoTensorboardRoot", "the operator was given no folder for event files (--tensorboard-root)")
+    folders = tuple(part for part in backend.directory.split("/") if part)
+    return TensorboardTarget(
+        site.tensorboard_root, (site.namespace or CLUSTER_FOLDER, *folders), ui_uri=backend.ui_uri or ""
     )
 
 

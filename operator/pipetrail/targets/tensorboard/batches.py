@@ -12,10 +12,10 @@ from typing import Final
 from pipetrail.record import Frozen
 from pipetrail.targets.target import Batch, Change, File, Metric
 from pipetrail.targets.tensorboard import events, page
-from pipetrail.targets.tensorboard.figures import Drawn, text_tag
 from pipetrail.targets.tensorboard.fit import shown_as
 from pipetrail.targets.tensorboard.journal import Entry, Opening, State, after, written
 from pipetrail.targets.tensorboard.limits import TIME_MOST_MS
+from pipetrail.targets.tensorboard.page import Drawn, text_tag
 
 ENTRY_CHARS: Final = 1 << 20  # of params and tags in one entry
 SESSION_CHARS: Final = 4 << 20  # of params in HPARAMS: its metadata stays in the server's memory

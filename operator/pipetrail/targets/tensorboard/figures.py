@@ -7,32 +7,16 @@ import asyncio
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from pipetrail.record import ConfusionMatrix, Frozen, Html, Markdown, RocCurve, Table
+from pipetrail.record import ConfusionMatrix, Html, Markdown, RocCurve, Table
 from pipetrail.targets import drawing, sanitise
 from pipetrail.targets.drawing import CannotDraw
 from pipetrail.targets.target import Change, File, Plot, Retry
-from pipetrail.targets.tensorboard.page import plain
+from pipetrail.targets.tensorboard.page import Drawn, plain
 
 ROWS_MOST: Final = 500
 COLUMNS_MOST: Final = 50
 TEXT_MOST: Final = 200_000
 MARKDOWN_MOST: Final = 1 << 20
-
-
-class Drawn(Frozen, frozen=True):
-    """A figure as it is written: `text` is markdown, `image` a PNG or null, `file` for what TensorBoard can't show."""
-
-    path: str
-    time_ms: int
-    text: str
-    image: bytes | None = None
-    file: File | None = None
-    changes: tuple[Change, ...] = ()
-
-
-def text_tag(path: str) -> str:
-    """The tag of a figure's text; a tag holds one kind of value, so it can't be the image's."""
-    return f"{path}/text"
 
 
 async def draw(plots: Iterable[Plot]) -> Sequence[Drawn]:

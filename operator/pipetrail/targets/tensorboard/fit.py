@@ -21,7 +21,6 @@ from pipetrail.targets.changes import Changes, Item, marked
 from pipetrail.targets.target import File, Metric, TrackerRun
 from pipetrail.targets.tensorboard import paths
 from pipetrail.targets.tensorboard.events import STATE_TAG
-from pipetrail.targets.tensorboard.figures import text_tag
 from pipetrail.targets.tensorboard.limits import (
     FILE_MOST,
     FLOAT_MOST,
@@ -32,7 +31,7 @@ from pipetrail.targets.tensorboard.limits import (
     TEXT_MOST,
     TIME_MOST_MS,
 )
-from pipetrail.targets.tensorboard.page import PAGE_TAG
+from pipetrail.targets.tensorboard.page import PAGE_TAG, text_tag
 
 KEY_TAG: Final = "pipetrail.key"
 ROOT_TAG: Final = "pipetrail.root"

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Final
 
+from pipetrail.record import Frozen
+from pipetrail.targets.target import Change, File
 from pipetrail.targets.tensorboard.journal import State
 
 PAGE_TAG: Final = "pipetrail/run"
@@ -16,6 +18,22 @@ VALUE_MOST: Final = 300
 ROWS_MOST: Final = 300
 
 _SIGN: Final = re.compile(r"[!-/:-@\[-`{-~\n\t\r]")
+
+
+class Drawn(Frozen, frozen=True):
+    """A figure as it is written: `text` is markdown, `image` a PNG or null, `file` for what TensorBoard can't show."""
+
+    path: str
+    time_ms: int
+    text: str
+    image: bytes | None = None
+    file: File | None = None
+    changes: tuple[Change, ...] = ()
+
+
+def text_tag(path: str) -> str:
+    """The tag of a figure's text; a tag holds one kind of value, so it can't be the image's."""
+    return f"{path}/text"
 
 
 def page(state: State) -> str:

@@ -16,8 +16,8 @@ from typing import BinaryIO, Final
 from pipetrail.record import Frozen
 from pipetrail.targets.target import Batch, Change, Refused, Retry, TrackerRun
 from pipetrail.targets.tensorboard import batches, journal, paths
-from pipetrail.targets.tensorboard.figures import Drawn
 from pipetrail.targets.tensorboard.journal import Journal, Opening, State
+from pipetrail.targets.tensorboard.page import Drawn
 from pipetrail.targets.tensorboard.storage import Given, Storage, append, locked, names, opened
 
 REMEMBERED: Final = 256
