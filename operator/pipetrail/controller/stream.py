@@ -154,13 +154,15 @@ class Stream:
                     self._heard()
                     for line in lines.feed(piece):
                         missed += not self._take(line)
-                        heard = True
+                        if not heard:
+                            heard = True
+                            self._well()
                     if lines.too_long + missed:
                         self._missed(lines.too_long + missed)
                         lines.too_long = missed = 0
         finally:
             lasted = _now() - began
-            if heard or lasted > PAUSE_MOST_S:
+            if lasted > PAUSE_MOST_S:
                 self._well()
             self._silent = self._silent + 1 if not heard and lasted >= SILENCE_S else 0
             if self._silent >= MAX_SILENT:

@@ -1,8 +1,8 @@
 """The watches: our own streams for what is busy, kopf for what is ours.
 
-Workflows, their pods and their results are read by :class:`~pipetrail.controller.streams.Streams` in the delivery's own
-loop: an event costs a fraction of what it costs through kopf, and a watch goes on where it ended. Targets and namespaces
-change seldom; those kopf watches (ADR 0006).
+Workflows, their pods and their results are read by :class:`~pipetrail.controller.streams.Streams` in the delivery's
+own loop: an event costs a fraction of what it costs through kopf, and a watch goes on where it ended. Targets and
+namespaces change seldom; those kopf watches (ADR 0006).
 """
 
 import asyncio
@@ -27,7 +27,7 @@ class Watches:
     ) -> None:  # fmt: skip
         self._context = context
         self._kinds = kinds
-        self._kopf = KopfThread(context, settings.watch_namespaces, dispatch, kinds)
+        self.kopf = KopfThread(context, settings.watch_namespaces, dispatch, kinds)
         self._streams = Streams(dispatch, kinds, settings.watch_namespaces, start_at=start_at)
 
     @property
@@ -38,7 +38,7 @@ class Watches:
     @property
     def restarts(self) -> int:
         """How often kopf or a watch ended before its time."""
-        return self._kopf.restarts + sum(pulse.restarts for pulse in self.pulses())
+        return self.kopf.restarts + sum(pulse.restarts for pulse in self.pulses())
 
     def pulses(self) -> tuple[Pulse, ...]:
         """How each of our own watches stands; to be asked in the loop that runs them."""
@@ -51,15 +51,15 @@ class Watches:
     async def run(self) -> None:
         """Watch until cancelled."""
         async with await Kube.connect(self._context, connections=0) as kube, asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._kopf.run(), name="kopf")
+            tasks.create_task(self.kopf.run(), name="kopf")
             tasks.create_task(self._streams.run(kube), name="streams")
 
     def watch(self, kinds: Kinds) -> None:
         """Watch other kinds from now on. Those that stay are watched on."""
         self._kinds = kinds
-        self._kopf.watch(kinds)
+        self.kopf.watch(kinds)
         self._streams.watch(kinds)
 
     def stop(self) -> None:
         """Ask kopf to end, which takes it a moment; the streams end when :meth:`run` is cancelled."""
-        self._kopf.stop()
+        self.kopf.stop()
