@@ -10,13 +10,14 @@ from collections import OrderedDict, defaultdict
 from collections.abc import Awaitable, Callable, Iterable
 from fnmatch import fnmatchcase
 from functools import partial
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypeVar
 
 import msgspec
 from msgspec.structs import replace
 
 from pipetrail.api import Policy
-from pipetrail.formats import Content, Note, RawPoint, metrics, stdout, tail
+from pipetrail.formats import Content, Note, RawPoint, executor_output, metrics, pages, stdout, tail
+from pipetrail.formats.executor_output import LauncherLog
 from pipetrail.readers import Blob, Fetched, Reader
 from pipetrail.record import (
     Artifact,
@@ -33,6 +34,7 @@ from pipetrail.record import (
 from pipetrail.sources import FileRef, LogRef, Reading, Unreadable, argo, kfp_v1, kfp_v2
 
 _BIG: Final = 256 << 10
+T = TypeVar("T")
 
 Logs = Literal["OnFailure", "Always", "Never"]
 
@@ -45,6 +47,7 @@ class Wants(Frozen, frozen=True):
     exclude: tuple[str, ...] = ()
     stdout: bool = False
     logs: Logs = "OnFailure"
+    figures: bool = True
 
 
 EVERYTHING: Final = Wants(stdout=True)
@@ -72,6 +75,7 @@ def wants(policy: Policy) -> Wants:
         exclude=chosen.files.exclude,
         stdout=chosen.stdout == "On" and chosen.metrics != "None",
         logs=chosen.logs,
+        figures=chosen.figures != "None",
     )
 
 
@@ -86,6 +90,7 @@ class _Got(Frozen, frozen=True):
     digest: str | None = None
     media_type: str | None = None
     tail: str | None = None
+    launcher: LauncherLog | None = None
 
 
 class FileCache:
@@ -148,7 +153,7 @@ class _Capture:
 
     async def run(self) -> Record:
         files = [r for r in self._reading.files if self._wanted(r)]
-        logs = [r for r in self._reading.logs if self._wants.stdout or self._tail_wanted(r)]
+        logs = [r for r in self._reading.logs if self._log_wanted(r)]
         try:
             async with asyncio.timeout(self._limits.seconds):
                 got_files = await asyncio.gather(*(self._file(ref) for ref in files))
@@ -162,6 +167,8 @@ class _Capture:
 
     def _wanted(self, ref: FileRef) -> bool:
         """A file that nothing could use isn't fetched: of a plain one the name tells, an archive may hold anything."""
+        if ref.figure is not None:
+            return self._wants.figures
         if not self._wants.files:
             return False
         place = f"{ref.artifact}/{(ref.path or '').rstrip('/').rpartition('/')[2]}"
@@ -170,6 +177,10 @@ class _Capture:
         if excluded:
             return False
         return included or ref.archive != "none" or metrics.readable(place)
+
+    def _log_wanted(self, ref: LogRef) -> bool:
+        outputs = ref.launcher in ("checked", "alone") and self._wants.files
+        return self._wants.stdout or outputs or self._tail_wanted(ref)
 
     def _tail_wanted(self, ref: LogRef) -> bool:
         match self._wants.logs:
@@ -195,7 +206,7 @@ class _Capture:
         for blob in fetched.blobs:
             if any(fnmatchcase(f"{ref.artifact}/{blob.path}", g) for g in self._wants.exclude):
                 continue
-            content = await _read_file(blob)
+            content = await _read_file(blob, ref)
             figures += content.figures
             notes += (Note(reason=n.reason, message=f"{blob.path}: {n.message}") for n in content.notes)
             points += self._points(content.points, ref, partial(_from_file, ref.artifact, blob.path))
@@ -205,14 +216,21 @@ class _Capture:
         key = self._log_key(ref)
         if (known := self._cache.get(key)) is not None:
             return known
+        if isinstance(ref.archived, Unreadable) and ref.pod is None:
+            return _Got(notes=(Note(reason=ref.archived.reason, message=ref.archived.message),))
         namespace, wanted = self._record.namespace, self._wants.stdout
-        tail_lines = None if wanted else tail.FETCHED_LINES
+        tail_lines = None if wanted or ref.launcher is not None else tail.FETCHED_LINES
         fetched = await self._fetch(lambda: self._reader.log(namespace, ref, tail_lines=tail_lines))
         data = fetched.blobs[0].data if fetched.blobs else b""
+        launcher = None
+        if ref.launcher is not None and fetched.blobs:
+            launcher = await _aside(data, executor_output.read)
+            data, launcher = launcher.program, replace(launcher, program=b"")
         content = await _aside(data, stdout.read) if wanted else Content()
         got = _Got(
             points=tuple(self._points(content.points, ref, lambda _: FromStdout())),
-            notes=(*fetched.notes, *content.notes),
+            notes=(*fetched.notes, *content.notes, *(launcher.notes if launcher is not None else ())),
+            launcher=launcher,
             tail=tail.read(data) if self._tail_wanted(ref) else None,
         )
         return self._keep(key, fetched, got)
@@ -259,11 +277,14 @@ class _Capture:
     def _merged(self, files: list[tuple[FileRef, _Got]], logs: list[tuple[LogRef, _Got]]) -> Record:
         of_files: dict[int, dict[str, _Got]] = defaultdict(dict)
         of_logs: dict[int, list[_Got]] = defaultdict(list)
+        launchers: dict[int, tuple[LogRef, LauncherLog]] = {}
         for ref, got in files:
             of_files[ref.step][ref.artifact] = got
             self._note(ref.step, got, prefix=f"artifact {ref.artifact}: ")
         for log_ref, got in logs:
             of_logs[log_ref.step].append(got)
+            if got.launcher is not None:
+                launchers[log_ref.step] = log_ref, got.launcher
             self._note(log_ref.step, got, prefix="log: ")
         left = self._limits.points
         steps: list[Step] = []
@@ -272,6 +293,10 @@ class _Capture:
             if not gots:
                 steps.append(step)
                 continue
+            if index in launchers:
+                log_ref, launcher = launchers[index]
+                step, unknown = kfp_v2.merged(step, launcher, log_ref.launcher or "silent", log_ref.at)
+                self._partial += unknown
             points = [p for got in gots for p in got.points]
             if len(points) > left:
                 said = f"files and logs of the run hold more than {self._limits.points} points; the rest is left out"
@@ -300,13 +325,15 @@ class _Capture:
         self._partial.append(Partial(reason=reason, message=message[:1000], step=path))
 
 
-async def _read_file(blob: Blob) -> Content:
+async def _read_file(blob: Blob, ref: FileRef) -> Content:
+    if ref.figure is not None:
+        return pages.read(ref.artifact, blob.data, ref.figure)
     if len(blob.data) < _BIG:
         return metrics.read(blob.path, blob.data)
     return await asyncio.to_thread(metrics.read, blob.path, blob.data)
 
 
-async def _aside(data: bytes, read: Callable[[bytes], Content]) -> Content:
+async def _aside(data: bytes, read: Callable[[bytes], T]) -> T:
     return read(data) if len(data) < _BIG else await asyncio.to_thread(read, data)
 
 

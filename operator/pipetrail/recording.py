@@ -5,6 +5,7 @@
 ``preview`` and ``replay`` read them; a bug report is one.
 """
 
+import asyncio
 import gzip
 import hashlib
 import json
@@ -15,15 +16,18 @@ from typing import Any, Final
 
 from msgspec.structs import replace
 
+from pipetrail import recording_mlmd
 from pipetrail.formats import Note, archives
 from pipetrail.formats.metrics import readable
 from pipetrail.readers import Blob, Fetched
 from pipetrail.record import Frozen
-from pipetrail.sources import FileRef, Location, LogRef, Unreadable, argo
-from pipetrail.sources.kfp_v2.metadata import Metadata, NoMetadata
+from pipetrail.sources import AzureLocation, FileRef, GcsLocation, Location, LogRef, S3Location, Unreadable, argo
+from pipetrail.sources.kfp_v2.metadata import Metadata
 
 MAX_OBJECT_BYTES: Final = 32 << 20
 MAX_FILES: Final = 1000
+MAX_SIBLINGS: Final = 200
+MLMD: Final = "mlmd.sqlite"
 
 
 class BadRecording(Exception):
@@ -135,23 +139,36 @@ class RecordedReader:
     """Implements :class:`pipetrail.readers.Reader` for one recording."""
 
     def __init__(self, folder: Path) -> None:
+        self._folder = folder.absolute()
         self._store = folder / "store"
         self._logs = folder / "logs"
 
     async def artifact(self, namespace: str, ref: FileRef) -> Fetched:
         """The files of an artifact, whatever store its key names."""
-        path = _below(self._store, _key(ref.location))
-        if path is None or not path.exists():
+        path = self._find(ref.location)
+        if path is None:
             return Fetched(present=False)
         if path.is_dir():
             return _directory(path)
         name = (ref.path or "").rstrip("/").rpartition("/")[2]
         return _object(path, name)
 
+    def _find(self, location: Location) -> Path | None:
+        """An object of the recorded store. A cached task's lie where its first run put them: beside, in that recording.
+
+        Only recordings of one KFP, which share their metadata store, look at each other.
+        """
+        stores = [self._store]
+        if (self._folder.parent / MLMD).is_file():
+            beside = sorted(self._folder.parent.iterdir())[:MAX_SIBLINGS]
+            stores += [folder / "store" for folder in beside if folder != self._folder]
+        paths = (_below(store, place) for store in stores for place in _places(location))
+        return next((path for path in paths if path is not None and path.exists()), None)
+
     async def log(self, namespace: str, ref: LogRef, *, tail_lines: int | None = None) -> Fetched:
         """A container's log with stamps, else Argo's archived copy, which has none."""
         live = _below(self._logs, f"{ref.pod}/{ref.container}.log") if ref.pod else None
-        archived = _below(self._store, _key(ref.archived)) if ref.archived is not None else None
+        archived = self._find(ref.archived) if ref.archived is not None else None
         for path in (live, archived):
             if path is not None and path.is_file():
                 data = path.read_bytes()[:MAX_OBJECT_BYTES]
@@ -159,12 +176,31 @@ class RecordedReader:
         return Fetched(present=False, notes=(Note(reason="LogGone", message="the recording has no log of it"),))
 
     async def metadata(self, namespace: str, run_id: str) -> Metadata:
-        """What the recording's metadata store says."""
-        return NoMetadata(reason="NoMetadata", message="the recording has no metadata store")
+        """What the metadata store that was recorded with the run, or with a set of runs, says."""
+        file = next((f for f in (self._folder / MLMD, self._folder.parent / MLMD) if f.is_file()), self._folder / MLMD)
+        found = await asyncio.to_thread(recording_mlmd.read, file, run_id)
+        return replace(found, experiment=_experiment(self._folder / "api" / "experiment.json"))
 
 
-def _key(location: Location) -> str:
-    return "" if isinstance(location, Unreadable) else location.key
+def _places(location: Location) -> tuple[str, ...]:
+    """Where an object may lie below ``store/``: its key is its path, or comes after its bucket's name."""
+    match location:
+        case Unreadable():
+            return ()
+        case AzureLocation(container=bucket, key=key) | S3Location(bucket=bucket, key=key):
+            return key, f"{bucket}/{key}"
+        case GcsLocation(bucket=bucket, key=key):
+            return key, f"{bucket}/{key}"
+
+
+def _experiment(file: Path) -> str:
+    """The experiment's name, if KFP's API was recorded."""
+    try:
+        body = json.loads(file.read_bytes()[:MAX_OBJECT_BYTES])
+    except (OSError, ValueError, RecursionError):
+        return ""
+    name = body.get("display_name") if isinstance(body, dict) else None
+    return name if isinstance(name, str) else ""
 
 
 def _below(root: Path, key: str) -> Path | None:

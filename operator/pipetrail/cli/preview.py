@@ -84,8 +84,9 @@ async def of_recording(folder: Path, *, cluster: str, wants: capture.Wants = cap
     """The redacted record that a recording gives."""
     stored = recording.load(folder)
     body, facts = stored.fold()
-    reading = argo.read(body, facts, cluster=cluster)
-    return redact.redact(await capture.capture(reading, stored.reader(), wants))
+    reader = stored.reader()
+    reading = await capture.reading(body, facts, reader, cluster=cluster)
+    return redact.redact(await capture.capture(reading, reader, wants))
 
 
 def tracker_runs(record: Record, target: api.FoundTarget) -> tuple[TrackerRun, ...]:

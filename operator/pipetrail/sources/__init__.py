@@ -62,7 +62,7 @@ class FileRef(Frozen, frozen=True):
     """A file to fetch for `record.steps[step]`: the artifact's name, its file name inside the pod, where it lies.
 
     `at` is the time of the points in it (the same however early it is read); `key` tells this content from what the
-    same artifact held in another attempt or generation.
+    same artifact held in another attempt or generation. `figure` is set where the file as a whole is one.
     """
 
     step: int
@@ -72,12 +72,19 @@ class FileRef(Frozen, frozen=True):
     archive: Literal["none", "tar", "zip"] | None = None
     at: datetime | None = None
     key: str = ""
+    figure: Literal["markdown", "html"] | None = None
+
+
+Launcher = Literal["checked", "alone", "silent"]
+"""What KFP's launcher prints into a log beside the program: outputs that are checked against what the metadata store
+has, outputs that stand alone since the store has not told, or nothing that is read."""
 
 
 class LogRef(Frozen, frozen=True):
     """The main log of the last attempt of `record.steps[step]`: the pod while it lives, else Argo's archived copy.
 
-    `at` is the time of points whose line has no stamp; `key` as in :class:`FileRef`.
+    `at` is the time of points whose line has no stamp; `key` as in :class:`FileRef`. `launcher` says what the log is
+    read for beside what the program printed; null where no launcher of KFP prints.
     """
 
     step: int
@@ -88,6 +95,7 @@ class LogRef(Frozen, frozen=True):
     failed: bool = False
     at: datetime | None = None
     key: str = ""
+    launcher: Launcher | None = None
 
 
 class Reading(Frozen, frozen=True):

@@ -4,7 +4,8 @@ The rules stand in ``sources.md`` §1 and §2; what an observer gets wrong, with
 recordings. Everything is keyed by uid, and a value counts once it can't become otherwise by itself.
 """
 
-from pipetrail.sources.argo.header import KFP_RUN, Header, Mark, header, mark
+from pipetrail.sources.argo.header import Header, Mark, header, mark
+from pipetrail.sources.argo.kfp import KFP_RUN
 from pipetrail.sources.argo.pods import PodFacts, ResultFacts, RunFacts, pod_facts, result_facts
 from pipetrail.sources.argo.run import read
 

@@ -6,13 +6,12 @@ from datetime import datetime
 from typing import Any, Final, Literal
 
 from pipetrail.record import Frozen, Group
+from pipetrail.sources.argo import kfp
 from pipetrail.sources.argo.body import EMPTY, Json, moment, obj, objs, texts, word
+from pipetrail.sources.argo.kfp import KFP, KFP_RUN
 from pipetrail.sources.argo.nodes import TERMINAL
 
 PREFIX: Final = "workflows.argoproj.io/"
-KFP: Final = "pipelines.kubeflow.org/"
-KFP_RUN: Final = "pipeline/runid"
-"""What Kubeflow Pipelines puts on the Workflows that it makes (pipelines: backend/src/common/util/consts.go)."""
 
 # What the API server appends for generateName (no vowels, no 0 1 3), and what people and cron append: a time.
 _GENERATED: Final = re.compile(r"-(?:[bcdfghjklmnpqrstvwxz2456789]{5}|\d{8,})$")
@@ -22,7 +21,10 @@ Mark = int
 
 
 class Header(Frozen, frozen=True):
-    """Which run this is and how it stands. `started` is true once the controller has taken it up."""
+    """Which run this is and how it stands. `started` is true once the controller has taken it up.
+
+    `mlflow_plugin` is true if KFP's own plugin records the run in MLflow.
+    """
 
     uid: str
     name: str
@@ -43,24 +45,28 @@ class Header(Frozen, frozen=True):
     workflow_template: str = ""
     cluster_workflow_template: str = ""
     cron: str = ""
+    mlflow_plugin: bool = False
 
 
 def header(body: Any) -> Header:
     """The header of a Workflow; never raises, and what is not there is empty. Works on metadata alone too."""
     meta, spec, status = obj(body, "metadata"), obj(body, "spec"), obj(body, "status")
     labels = texts(meta.get("labels"))
+    annotations = texts(meta.get("annotations"))
     phase = word(status.get("phase")) or labels.get(f"{PREFIX}phase", "")
     template, cluster_template, cron = _made_from(meta, spec, labels)
+    source = _source(spec, labels, annotations)
+    of_kfp = "" if source == "argo" else kfp.pipeline(spec, annotations)
     return Header(
         uid=word(meta.get("uid")),
         name=word(meta.get("name")),
         namespace=word(meta.get("namespace")),
         version=word(meta.get("resourceVersion")),
-        source=_source(meta, spec, labels),
-        pipeline=_pipeline(meta, cron or template or cluster_template),
+        source=source,
+        pipeline=of_kfp or _pipeline(meta, cron or template or cluster_template),
         group=_group(template, cluster_template, cron),
         labels=labels,
-        annotations=texts(meta.get("annotations")),
+        annotations=annotations,
         phase=phase,
         completed=phase in TERMINAL,
         generation=word(status.get("startedAt")),
@@ -71,17 +77,20 @@ def header(body: Any) -> Header:
         workflow_template=template,
         cluster_workflow_template=cluster_template,
         cron=cron,
+        mlflow_plugin=source != "argo" and kfp.mlflow_plugin(spec),
     )
 
 
-def _source(meta: Json, spec: Json, labels: Mapping[str, str]) -> Literal["argo", "kfp-v1", "kfp-v2"]:
+def _source(
+    spec: Json, labels: Mapping[str, str], annotations: Mapping[str, str]
+) -> Literal["argo", "kfp-v1", "kfp-v2"]:
     """Who made the Workflow. KFP's label decides (trap 40), then what its compilers stamp (sources.md §3.1, §4.1)."""
     if KFP_RUN not in labels:
         return "argo"
     pods = obj(spec, "podMetadata")
     if any(f"{KFP}v2_component" in obj(pods, part) for part in ("annotations", "labels")):
         return "kfp-v2"
-    stamps = (*labels, *texts(meta.get("annotations")))
+    stamps = (*labels, *annotations)
     return "kfp-v1" if f"{KFP}kfp_sdk_version" in stamps or f"{KFP}pipeline_spec" in stamps else "kfp-v2"
 
 

@@ -53,10 +53,14 @@ class Event(Frozen, frozen=True):
 
 
 class RunMetadata(Frozen, frozen=True):
-    """All of one pipeline run. `namespace` is what the run's context names, for the check against the Workflow's."""
+    """All of one pipeline run. `namespace` is what the run's context names, for the check against the Workflow's.
+
+    `experiment` is the name of KFP's experiment, which its API alone knows; empty where nobody asked.
+    """
 
     run_id: str
     namespace: str = ""
+    experiment: str = ""
     executions: tuple[Execution, ...] = ()
     artifacts: tuple[StoredArtifact, ...] = ()
     events: tuple[Event, ...] = ()
@@ -68,6 +72,7 @@ class NoMetadata(Frozen, frozen=True):
     reason: str
     message: str
     again: bool = False
+    experiment: str = ""
 
 
 Metadata = RunMetadata | NoMetadata
