@@ -1,4 +1,4 @@
-"""The contract suite's driver for Neptune: a server that stands in for the vendor's; the vendor's client is the oracle."""
+"""The contract suite's driver for Neptune: a server that stands in for a vendor's; its own client is the oracle."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -117,6 +117,61 @@ REASONS: Final[Mapping[str, Reason]] = {
         means="The tracker asks for fewer requests (429).",
         next_step="Lower spec.delivery.requestsPerSecond; what waits is sent later.",
     ),
+    "ServiceDiscontinued": Reason(
+        on=("Reachable", "Ready"),
+        means="serverUri is Neptune's hosted service, which was closed on 2026-03-05; its data is deleted.",
+        next_step="Name a Neptune server of your own in serverUri, or another backend: see docs/targets.md.",
+    ),
+    "NotNeptune": Reason(
+        on=("Reachable", "Ready"),
+        means="Something answers, but not as a Neptune 1.x server does, or it sends us to another address.",
+        next_step="Open serverUri in a browser: it must show Neptune. Name the address that it has there.",
+    ),
+    "TokenMismatch": Reason(
+        on=("Reachable", "Ready"),
+        means="The API token was made by another server than the one that serverUri names.",
+        next_step="Put a token of that server into the Secret of apiTokenSecretRef, or mend serverUri.",
+    ),
+    "ProjectNotFound": Reason(
+        on=("Reachable", "Ready"),
+        means="The Neptune server has no such project, or the token's user does not see it.",
+        next_step="Create the project, let the token's user contribute to it, or mend project (workspace/name).",
+    ),
+    "ProjectArchived": Reason(
+        on=("Reachable", "Ready"),
+        means="The Neptune project is archived: nothing can be written to it.",
+        next_step="Restore the project, or name another one. Runs wait.",
+    ),
+    "LimitExceeded": Reason(
+        on=("Reachable", "Ready"),
+        means="Neptune refuses since a limit of the workspace or the project is reached (402, 422).",
+        next_step="Raise the limit, or make room. Runs wait and arrive then.",
+    ),
+    "ClientMissing": Reason(
+        on=("Reachable", "Ready"),
+        means="The operator lacks the package that speaks to this tracker.",
+        next_step="Use an image that has it, or install pipetrail[neptune].",
+    ),
+    "WorkerFailed": Reason(
+        on=("Reachable", "Ready"),
+        means="The process that calls Neptune died, hung or held too much memory, and was ended. No other is touched.",
+        next_step="Nothing: it is started again, after a pause. If it stays so, see what the server answers with.",
+    ),
+    "WorkerBusy": Reason(
+        on=("Reachable", "Ready"),
+        means="More calls wait for the process that calls Neptune than it can do.",
+        next_step="Lower spec.delivery.concurrency; what waits is sent later.",
+    ),
+    "AlreadyThere": Reason(
+        on=("Reachable", "Ready"),
+        means="A run that was to be made is in Neptune already, made by a call whose answer was lost.",
+        next_step="Nothing: it is read, and what it lacks is sent.",
+    ),
+    "LostWrites": Reason(
+        on=("Reachable", "Ready"),
+        means="Neptune took what was sent and does not show it.",
+        next_step="Nothing: it is read again, and what it lacks is sent. If it stays so, see Neptune's own log.",
+    ),
     "NoTensorboardRoot": Reason(
         on=("Reachable", "Ready"),
         means="The operator was given no folder for TensorBoard's event files.",

@@ -4,7 +4,15 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Final
 
-from pipetrail.api import Backend, ConfigMapKeyRef, MlflowAuth, MlflowBackend, SecretKeyRef, TensorboardBackend
+from pipetrail.api import (
+    Backend,
+    ConfigMapKeyRef,
+    MlflowAuth,
+    MlflowBackend,
+    NeptuneBackend,
+    SecretKeyRef,
+    TensorboardBackend,
+)
 from pipetrail.record import Frozen
 from pipetrail.targets.addresses import REFUSING, Addresses
 from pipetrail.targets.target import Target, TrackerRun, Unusable
@@ -34,6 +42,8 @@ async def connect(backend: Backend, resolve: Resolve, site: Site) -> Target:
     match backend:
         case Backend(mlflow=MlflowBackend() as mlflow):
             return await _mlflow(mlflow, resolve, site)
+        case Backend(neptune=NeptuneBackend() as neptune):
+            return await _neptune(neptune, resolve, site)
         case Backend(tensorboard=TensorboardBackend() as tensorboard):
             return _tensorboard(tensorboard, site)
         case _:
@@ -47,6 +57,10 @@ def fit(backend: Backend) -> Callable[[TrackerRun], TrackerRun]:
             from pipetrail.targets.mlflow.fit import fit as fitted
 
             return fitted
+        case Backend(neptune=NeptuneBackend()):
+            from pipetrail.targets.neptune.fit import fit as to_attributes
+
+            return to_attributes
         case Backend(tensorboard=TensorboardBackend()):
             from pipetrail.targets.tensorboard.fit import fit as to_files
 
@@ -75,6 +89,19 @@ async def _mlflow(backend: MlflowBackend, resolve: Resolve, site: Site) -> Targe
         ca_pem=await resolve(backend.ca_bundle_ref.config_map_key_ref) if backend.ca_bundle_ref else None,
         session_factory=partial(session, addresses=site.addresses),
         own_stores=not site.namespace,
+    )
+
+
+async def _neptune(backend: NeptuneBackend, resolve: Resolve, site: Site) -> Target:
+    """Raises :class:`Unusable` or :class:`Unauthorised` where address and token can't be right together."""
+    from pipetrail.targets.neptune.target import NeptuneTarget
+
+    return NeptuneTarget(
+        backend.server_uri,
+        backend.project,
+        await resolve(backend.api_token_secret_ref),
+        ca_pem=await resolve(backend.ca_bundle_ref.config_map_key_ref) if backend.ca_bundle_ref else None,
+        addresses=site.addresses,
     )
 
 

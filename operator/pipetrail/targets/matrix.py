@@ -5,10 +5,11 @@ from collections.abc import Sequence
 from typing import Final
 
 from pipetrail.targets.mlflow.limits import CAPABILITIES as MLFLOW
+from pipetrail.targets.neptune.limits import CAPABILITIES as NEPTUNE
 from pipetrail.targets.target import Capabilities
 from pipetrail.targets.tensorboard.limits import CAPABILITIES as TENSORBOARD
 
-ALL: Final[Sequence[Capabilities]] = (MLFLOW, TENSORBOARD)
+ALL: Final[Sequence[Capabilities]] = (MLFLOW, NEPTUNE, TENSORBOARD)
 _REPLAY: Final = {
     "Idempotent": "the tracker keeps one point of it",
     "ReadBack": "what is there is read first, and only what is missing is sent",
