@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from . import argo, lifecycle, report
+from . import argo, image_of_operator, lifecycle, report
 from .layout import DEFAULT_NAME, Layout, state_folder
 from .progress import Progress
 from .trouble import Trouble
@@ -69,6 +69,7 @@ def parser() -> argparse.ArgumentParser:
     namespace = command("namespace", "make a namespace ready for workflows: rights of steps, Secret s3-credentials")
     namespace.add_argument("namespace", metavar="NAME")
     namespace.add_argument("--delete", action="store_true", help="remove it with all that is in it (any tier)")
+    command("image", "build the operator's image from the Dockerfile, put it on the node, print its name (node tier)")
     return top
 
 
@@ -116,6 +117,9 @@ def run(given: argparse.Namespace, layout: Layout) -> int:
         case "env":
             cluster, _ = lifecycle.opened(layout)
             print(report.settings_document(cluster) if given.output == "json" else report.exports(cluster))
+        case "image":
+            cluster, _ = lifecycle.opened(layout)
+            print(image_of_operator.ensure(cluster, progress))
         case "namespace":
             cluster, _ = lifecycle.opened(layout)
             if given.delete:

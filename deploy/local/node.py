@@ -164,27 +164,28 @@ SystemdCgroup = false
     )
 
 
-def _ctr(cluster: Cluster, *arguments: str) -> str:
+def ctr(cluster: Cluster, *arguments: str) -> str:
+    """Ask the node's containerd, as its own client does."""
     binary = packages.find("ctr") or "ctr"
     return network.run(binary, "--address", str(_socket(cluster)), "--namespace", "k8s.io", *arguments)
 
 
 def _answers(cluster: Cluster) -> None:
     try:
-        _ctr(cluster, "version")
+        ctr(cluster, "version")
     except Trouble as silent:
         raise OSError(str(silent)) from None
 
 
 def _import_images(cluster: Cluster, ledger: Ledger, progress: Progress) -> None:
-    there = set(_ctr(cluster, "images", "ls", "-q").split())
+    there = set(ctr(cluster, "images", "ls", "-q").split())
     for image in images.all_images(cluster.layout, cluster.tools, progress):
         archive = images.ensure(cluster.layout, image, progress)
         what = f"image {image.reference}"
         if image.reference in there and ledger.now().applied.get(what) == image.key:
             continue
         progress.begin(f"importing {image.reference}", 10)
-        _ctr(cluster, "images", "import", str(archive))
+        ctr(cluster, "images", "import", str(archive))
         ledger.mark(what, image.key)
         progress.done()
 

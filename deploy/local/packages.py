@@ -36,7 +36,8 @@ def _has(command: str) -> Callable[[], bool]:
 
 
 # Debian's name of each package, and how to tell that what it brings is there.
-NEEDED: tuple[tuple[str, Callable[[], bool]], ...] = (
+Needed = tuple[tuple[str, Callable[[], bool]], ...]
+NEEDED: Needed = (
     ("containerd", _has("containerd")),
     ("runc", _has("runc")),
     ("containernetworking-plugins", lambda: cni_folder() is not None),
@@ -49,14 +50,14 @@ NEEDED: tuple[tuple[str, Callable[[], bool]], ...] = (
 )
 
 
-def missing() -> list[str]:
+def missing(needed: Needed = NEEDED) -> list[str]:
     """The packages whose parts are not there."""
-    return [package for package, is_there in NEEDED if not is_there()]
+    return [package for package, is_there in needed if not is_there()]
 
 
-def ensure(layout: Layout, progress: Progress) -> None:
+def ensure(layout: Layout, progress: Progress, needed: Needed = NEEDED) -> None:
     """Install what is missing; says so first."""
-    wanted = missing()
+    wanted = missing(needed)
     if not wanted:
         return
     names = " ".join(wanted)
@@ -76,5 +77,5 @@ def ensure(layout: Layout, progress: Progress) -> None:
         progress.done()
     except Trouble as failed:
         raise Trouble(f"{failed}\n  Install them yourself, then run this again: apt-get install {names}") from None
-    if still := missing():
+    if still := missing(needed):
         raise Trouble(f"apt installed its packages, yet these parts are not there: {' '.join(still)}")

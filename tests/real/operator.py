@@ -1,7 +1,7 @@
 """The operator as users run it: a process with a kubeconfig, whose log lines are JSON.
 
 The trackers of tests listen on loopback, which an operator does not call unless it is told to: so it is, but for tests
-of just that (`allow=""`). And several operators look at parts of one cluster, each without a Lease but for tests of that.
+of just that (`allow=""`). Several operators look at parts of one cluster, so only tests of the Lease have one.
 """
 
 import contextlib
