@@ -26,23 +26,26 @@ from pipetrail.api import (
     TargetSpec,
     TensorboardBackend,
 )
-from pipetrail.record import Frozen
+from pipetrail.record import Frozen, Record
 from pipetrail.sources.argo import Header
 
-KFP_RUN_LABEL: Final = "pipeline/runid"
-"""What Kubeflow Pipelines puts on the Workflows that it makes (pipelines: backend/src/common/util/consts.go)."""
+KINDS: Final[Mapping[str, str]] = {"argo": "Argo", "kfp-v1": "KubeflowPipelines", "kfp-v2": "KubeflowPipelines"}
+"""What ``spec.select.sources`` calls the runs of a source."""
+
+TRACKED_BY_KFP: Final = "Kubeflow Pipelines' own MLflow plugin records it already"
 
 LeftRule = Literal[
-    "KubeflowPipelines", "OtherNamespace", "NamespaceNotSelected", "Sources", "RunSelector", "Pipelines", "OptOut",
+    "OtherNamespace", "NamespaceNotSelected", "Sources", "TrackedByKfp", "RunSelector", "Pipelines", "OptOut",
     "NotAmongTargets", "SameTracker", "EndedBeforeTarget",
 ]  # fmt: skip
 TakenRule = Literal["Selected", "OptOutForbidden"]
 
 
 class RunFacts(Frozen, frozen=True):
-    """What is known of a run when it is decided about. `source` is the record's (``argo``), in any case.
+    """What is known of a run when it is decided about. `source` is the record's (``argo``, ``kfp-v2``).
 
     `template` is the WorkflowTemplate or CronWorkflow that it was made from; its facts are empty if there is none.
+    `mlflow_plugin` is true if KFP's own plugin records the run in MLflow.
     """
 
     source: str
@@ -56,6 +59,7 @@ class RunFacts(Frozen, frozen=True):
     namespace_labels: Mapping[str, str] = {}
     namespace_annotations: Mapping[str, str] = {}
     ended: datetime | None = None
+    mlflow_plugin: bool = False
 
 
 def facts(header: Header, namespace: Mapping[str, Any]) -> RunFacts:
@@ -66,6 +70,7 @@ def facts(header: Header, namespace: Mapping[str, Any]) -> RunFacts:
         namespace_annotations=namespace.get("annotations") or {},
         # An object that was made after its run had ended (restored, replayed) is news all the same.
         ended=None if header.finished is None else max(header.finished, header.created or header.finished),
+        mlflow_plugin=header.mlflow_plugin,
     )  # fmt: skip
 
 
@@ -105,6 +110,13 @@ def decide_all(run: RunFacts, targets: Sequence[FoundTarget]) -> tuple[tuple[Fou
     return tuple((target, decide(run, target, others=targets)) for target in targets)
 
 
+def tracked_already(record: Record, spec: TargetSpec) -> Left | None:
+    """The decision that only a run's record tells: KFP's metadata names a run in MLflow that its plugin made."""
+    known = any(link.rel == "kfp-mlflow-run" for link in record.links)
+    mlflow = isinstance(spec.backend.mlflow, MlflowBackend)
+    return Left(rule="TrackedByKfp", why=TRACKED_BY_KFP) if known and mlflow else None
+
+
 def pin(spec: TargetSpec) -> Policy:
     """What is fixed for a run at its intent: an edit of the target applies to new runs only."""
     return Policy(naming=spec.naming, capture=spec.capture, redact=spec.redact)
@@ -140,11 +152,6 @@ def _server(uri: str) -> str:
 def _alone(run: RunFacts, target: FoundTarget) -> Decision:
     """The decision as if there were no other target: the first rule that leaves the run decides."""
     spec, select = target.spec, target.spec.select
-    if KFP_RUN_LABEL in run.labels:
-        return Left(
-            rule="KubeflowPipelines",
-            why=f"it is a run of Kubeflow Pipelines (label {KFP_RUN_LABEL}), which a later version will record",
-        )
     outside = _outside(run, target)
     if outside is not None:
         return outside
@@ -152,10 +159,11 @@ def _alone(run: RunFacts, target: FoundTarget) -> Decision:
         return Left(
             rule="EndedBeforeTarget", why="it had ended before the target was made; a target records from then on"
         )
-    if select.sources and run.source.casefold() not in {source.casefold() for source in select.sources}:
-        return Left(
-            rule="Sources", why=f"spec.select.sources takes {', '.join(select.sources)}, and it is {run.source}"
-        )
+    kind = KINDS.get(run.source, run.source)
+    if select.sources and kind not in select.sources:
+        return Left(rule="Sources", why=f"spec.select.sources takes {', '.join(select.sources)}, and it is {kind}")
+    if run.mlflow_plugin and isinstance(spec.backend.mlflow, MlflowBackend):
+        return Left(rule="TrackedByKfp", why=TRACKED_BY_KFP)
     if not selects(select.run_selector, run.labels):
         return Left(rule="RunSelector", why="spec.select.runSelector does not match its labels")
     if select.pipelines and not any(fnmatchcase(run.pipeline, glob) for glob in select.pipelines):

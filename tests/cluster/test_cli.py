@@ -188,8 +188,6 @@ def test_explain_names_the_rule_of_each_target(pipetrail: Command, kubectl: Kube
     )  # fmt: skip
     kubectl("label", "workflow", "live-x7k2p", "-n", namespace, "pipetrail.dev/track=false")
     assert (rules()["a-takes"], rules()["d-insists"], rules()["e-waits"]) == ("OptOut", "OptOutForbidden", "OptOut")
-    kubectl("label", "workflow", "live-x7k2p", "-n", namespace, "pipeline/runid=r1")
-    assert set(rules().values()) == {"KubeflowPipelines"}
 
 
 def test_explain_says_so_where_nothing_can_see_a_run(pipetrail: Command, namespace: str, run: str) -> None:

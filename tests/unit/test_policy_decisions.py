@@ -7,6 +7,7 @@ import pytest
 
 from pipetrail import api, policy
 from pipetrail.policy import Left, RunFacts, Taken
+from pipetrail.record import Key, Link, Outcome, Record
 
 RUN = RunFacts(
     source="argo", namespace="team-a", name="churn-x7k2p", pipeline="churn", labels={"team": "churn"},
@@ -55,11 +56,42 @@ def test_a_target_sees_no_other_namespace():
     )
 
 
-def test_a_run_of_kubeflow_pipelines_is_left_alone():
-    assert policy.decide(run(labels={"pipeline/runid": "1"}), target()) == Left(
-        rule="KubeflowPipelines",
-        why="it is a run of Kubeflow Pipelines (label pipeline/runid), which a later version will record",
+def test_a_run_of_kubeflow_pipelines_is_recorded_like_any_other():
+    assert isinstance(policy.decide(run(source="kfp-v2"), target()), Taken)
+    assert isinstance(policy.decide(run(source="kfp-v1"), target()), Taken)
+
+
+@pytest.mark.parametrize(
+    ("source", "sources", "expected"),
+    [
+        ("kfp-v1", ("KubeflowPipelines",), "Selected"),
+        ("kfp-v2", ("KubeflowPipelines",), "Selected"),
+        ("kfp-v2", ("Argo", "KubeflowPipelines"), "Selected"),
+        ("kfp-v2", ("Argo",), "Sources"),
+        ("argo", ("KubeflowPipelines",), "Sources"),
+    ],
+)
+def test_sources_of_a_target_go_by_who_made_the_workflow(source, sources, expected):
+    assert rule(policy.decide(run(source=source), target(select=api.Select(sources=sources)))) == expected
+
+
+def test_what_kfps_own_plugin_records_in_mlflow_is_left_to_it_there_and_recorded_elsewhere():
+    tracked = run(source="kfp-v2", mlflow_plugin=True)
+    assert policy.decide(tracked, target()) == Left(
+        rule="TrackedByKfp", why="Kubeflow Pipelines' own MLflow plugin records it already"
     )
+    folder = api.Backend(tensorboard=api.TensorboardBackend(directory="runs"))
+    spec = msgspec.structs.replace(target().spec, backend=folder)
+    assert isinstance(policy.decide(tracked, msgspec.structs.replace(target(), spec=spec)), Taken)
+
+
+def test_a_record_that_names_the_plugins_run_tells_it_too():
+    made = Record(
+        key=Key(cluster="c", uid="u"), source="kfp-v2", name="n", namespace="ns", pipeline="p",
+        outcome=Outcome(status="succeeded"), links=(Link(rel="kfp-mlflow-run", href="4f2c"),),
+    )  # fmt: skip
+    assert policy.tracked_already(made, target().spec) == Left(rule="TrackedByKfp", why=policy.TRACKED_BY_KFP)
+    assert policy.tracked_already(msgspec.structs.replace(made, links=()), target().spec) is None
 
 
 def test_a_cluster_target_takes_the_namespaces_that_it_selects():

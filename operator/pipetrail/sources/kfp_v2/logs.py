@@ -18,7 +18,7 @@ from pipetrail.sources.argo.body import word
 from pipetrail.sources.kfp_v2.figures import KEYS, figures
 from pipetrail.sources.kfp_v2.spec import EXECUTOR_LOGS
 from pipetrail.sources.kfp_v2.store import plots, scalars
-from pipetrail.sources.kfp_v2.values import agree, number, typed
+from pipetrail.sources.kfp_v2.values import agree, number, ordered, typed
 
 _NO_OUTPUT: Final = Partial(
     reason="NoExecutorOutput",
@@ -115,7 +115,7 @@ def _like(stored: Any, logged: Any) -> Any:
     """`logged` in the type of `stored`, which the pipeline declared: 1 of a double is 1.0, a number is no bool."""
     if type(stored) is float and type(logged) is int and abs(logged) <= 1 << 53:
         return float(logged)
-    return logged if isinstance(stored, int | float) or type(stored) is type(logged) else typed(logged, "")
+    return logged if isinstance(stored, int | float) else ordered(logged)
 
 
 def _point(point: Point, parameters: Mapping[str, Any], logged: _Logged) -> Point:
@@ -177,7 +177,7 @@ def _alone(step: Step, outputs: Sequence[ExecutorOutput], at: datetime | None) -
     if any(other != last for other in outputs):
         said = "the launcher's log shows several outputs, and nothing tells which is the launcher's: the last is taken"
         partial.append(Partial(reason="SeveralOutputs", message=said, step=step.path))
-    parameters = {word(name): typed(value, "") for name, value in last.parameters.items() if value is not None}
+    parameters = {word(name): typed(value, "") for name, value in sorted(last.parameters.items()) if value is not None}
     points = [
         Point(key=name, value=value, time=at, source=FromParameter(parameter=name))
         for name, value in parameters.items()
@@ -210,7 +210,7 @@ def _listed(output: ExecutorOutput) -> Iterator[tuple[str, OutputArtifact]]:
 
 
 def _readable(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    return {word(k): v if isinstance(v, float) else typed(v, "") for k, v in metadata.items() if k not in _NOT_OWN}
+    return {word(k): ordered(v) for k, v in sorted(metadata.items()) if k not in _NOT_OWN}
 
 
 def _points(name: str, metadata: Mapping[str, Any], at: datetime | None) -> Iterator[Point]:

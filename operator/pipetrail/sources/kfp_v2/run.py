@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from msgspec.structs import replace
 
-from pipetrail.record import Group, Link, Outputs, Partial, Step
+from pipetrail.record import Group, Lineage, Link, Outputs, Partial, Step
 from pipetrail.sources import Reading, argo
 from pipetrail.sources.argo.body import Json, named, obj, objs, whole
 from pipetrail.sources.argo.locations import repository
@@ -60,6 +60,7 @@ def read(workflow: Any, facts: argo.RunFacts, metadata: Metadata, *, cluster: st
         tags={k: v for k, v in told.tags.items() if not k.startswith(_OWN_TAGS)},
         annotations={k: v for k, v in told.annotations.items() if k == RUN_NAME or not k.startswith(KFP)},
         steps=steps,
+        lineage=(*told.lineage, *_lineage(steps)),
         links=(*told.links, *([Link(rel="kfp-mlflow-run", href=store.mlflow_run)] if store.mlflow_run else ())),
         partial=tuple(dict.fromkeys(partial)),
     )
@@ -88,6 +89,12 @@ def _argos(partial: tuple[Partial, ...], steps: tuple[Step, ...]) -> Iterator[Pa
         path = None if one.step is None else user_path(one.step.removesuffix("/executor"))
         if path is None or path in mine:
             yield replace(one, step=path)
+
+
+def _lineage(steps: tuple[Step, ...]) -> Iterator[Lineage]:
+    """The runs that cached values are from, as far as their artifacts name them."""
+    runs = dict.fromkeys(step.cached_from for step in steps if step.cached_from and " " not in step.cached_from)
+    return (Lineage(rel="cached-from", name=run) for run in runs)
 
 
 def _group(metadata: Metadata, labels: Mapping[str, str]) -> Group | None:

@@ -14,8 +14,6 @@ from pipetrail.sources.kfp_v2.values import parsed, typed
 EXECUTOR_LOGS: Final = "executor-logs"
 """An output that KFP adds to every task: not the user's (README 10)."""
 
-_NONE: Final = ""
-
 
 class Component(Frozen, frozen=True):
     """The interface of a component or a DAG: types and defaults of its parameters, where a DAG's outputs are."""
@@ -28,8 +26,9 @@ class Component(Frozen, frozen=True):
 
     def given(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """Inputs with their types, and the defaults of those that are not there: the launcher adds them (trap 72)."""
-        made = {name: typed(value, self.inputs.get(name, _NONE)) for name, value in values.items()}
-        return made | {n: typed(v, self.inputs.get(n, _NONE)) for n, v in self.defaults.items() if n not in made}
+        all_of = {**self.defaults, **values}
+        order = [*(n for n in self.inputs if n in all_of), *sorted(n for n in all_of if n not in self.inputs)]
+        return {name: typed(all_of[name], self.inputs.get(name, "")) for name in order}
 
 
 def component(text: Any) -> Component:
@@ -37,11 +36,12 @@ def component(text: Any) -> Component:
     spec = obj(parsed(text))
     inputs, outputs = obj(spec, "inputDefinitions", "parameters"), obj(spec, "outputDefinitions", "parameters")
     artifacts = obj(spec, "outputDefinitions", "artifacts")
+    defaults = ((n, p["defaultValue"]) for n, p in inputs.items() if isinstance(p, Mapping) and "defaultValue" in p)
     return Component(
-        inputs={n: _kind(p) for n, p in inputs.items()},
-        defaults={n: p["defaultValue"] for n, p in inputs.items() if isinstance(p, Mapping) and "defaultValue" in p},
-        outputs={n: _kind(p) for n, p in outputs.items()},
-        output_artifacts={n: word(obj(a, "artifactType").get("schemaTitle")) for n, a in artifacts.items()},
+        inputs={word(n): _kind(p) for n, p in inputs.items()},
+        defaults={word(n): value for n, value in defaults if value is not None},
+        outputs={word(n): _kind(p) for n, p in outputs.items()},
+        output_artifacts={word(n): word(obj(a, "artifactType").get("schemaTitle")) for n, a in artifacts.items()},
         sources=obj(spec, "dag", "outputs", "parameters"),
     )
 

@@ -121,7 +121,7 @@ class Builder:
                 found = self._store.outputs(execution, at)
             else:
                 found = tuple(_announced(place, launch))
-        outputs = {name: typed(value, component.outputs.get(name, "")) for name, value in _own(given).items()}
+        outputs = {n: typed(v, component.outputs.get(n, "")) for n, v in sorted(_own(given).items())}
         points = tuple(
             Point(key=name, value=value, time=at, source=FromParameter(parameter=name))
             for name, value in outputs.items()

@@ -129,7 +129,7 @@ def _title(kind: str | None) -> str:
 def _found(name: str, stored: StoredArtifact, at: datetime | None) -> Found:
     metadata = {
         word(k): value
-        for k, v in stored.custom.items()
+        for k, v in sorted(stored.custom.items())
         # Both are KFP's own; only a metric that is called display_name is a number there (trap 48).
         if k != SESSION and not (k == "display_name" and isinstance(v, str)) and (value := unwrapped(v)) is not None
     }

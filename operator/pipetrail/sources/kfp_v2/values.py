@@ -54,42 +54,38 @@ def unwrapped(value: Any) -> Any:
     if isinstance(value, Mapping) and len(value) == 1:
         for key, kind in (("list", list), ("struct", Mapping)):
             if isinstance(value.get(key), kind):
-                return value[key]
-    return value
+                return ordered(value[key])
+    return ordered(value)
+
+
+def ordered(value: Any) -> Any:
+    """`value` with the keys of objects in order: neither protobuf's maps nor JSON keep one, and texts are made of it."""
+    return _plain(value, 0, whole=False)
 
 
 def typed(value: Any, kind: str) -> Any:
-    """`value`, whose numbers may be doubles, as its declared type `kind` (NUMBER_INTEGER, ...; "" if not known)."""
+    """`value`, whose numbers may be doubles, as its declared type `kind` (NUMBER_INTEGER, ...; "" if not known).
+
+    What nobody declares (numbers in lists and objects, too) is as KFP itself prints it: 2.0 is 2.
+    """
+    if isinstance(value, int) and not isinstance(value, bool) and kind in ("NUMBER_DOUBLE", "DOUBLE"):
+        return float(value) if abs(value) <= 1 << 53 else value
+    return value if isinstance(value, float) and kind in ("NUMBER_DOUBLE", "DOUBLE") else _plain(value, 0, whole=True)
+
+
+def _plain(value: Any, depth: int, *, whole: bool) -> Any:
     match value:
         case str():
             return word(value)
-        case bool() | None:
-            return value
-        case int() | float():
-            return _number(value, kind)
-        case _:
-            return _whole(value, 0)
-
-
-def _number(value: Number, kind: str) -> Number:
-    if kind in ("NUMBER_DOUBLE", "DOUBLE"):
-        return float(value) if isinstance(value, float) or abs(value) <= 1 << 53 else value
-    return int(value) if isinstance(value, float) and value.is_integer() and abs(value) < 1e16 else value
-
-
-def _whole(value: Any, depth: int) -> Any:
-    """Numbers in lists and objects, whose types nobody declares, as KFP itself prints them: 2.0 is 2."""
-    match value:
-        case str():
-            return word(value)
-        case float() if value.is_integer() and abs(value) < 1e16:
+        case float() if whole and value.is_integer() and abs(value) < 1e16:
             return int(value)
         case Mapping() | list() | tuple() if depth > MAX_DEPTH:
             return None
         case Mapping():
-            return {word(k): _whole(v, depth + 1) for k, v in value.items()}
+            entries = sorted(((word(k), v) for k, v in value.items()), key=lambda entry: entry[0])
+            return {k: _plain(v, depth + 1, whole=whole) for k, v in entries}
         case list() | tuple():
-            return [_whole(v, depth + 1) for v in value]
+            return [_plain(v, depth + 1, whole=whole) for v in value]
         case _:
             return value
 
