@@ -43,7 +43,7 @@ async def _drawn(plot: Plot) -> Drawn:
             case Html() as figure:
                 page = await drawing.page(figure)
                 part = page.text.partition("<body>")[2].rpartition("</body>")[0].strip()
-                file = File(path=f"{plot.path}.html", media_type="text/html", data=page.text.encode())
+                file = File(path=f"pipetrail/figures/{plot.path}.html", media_type="text/html", data=page.text.encode())
                 removed = page.said if page.removed else ""
                 return _with(plot, *_cut(part), "Sanitised" if removed else "", removed, file=file)
     except (CannotDraw, sanitise.TooMuchMarkup) as trouble:

@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 from pipetrail.targets.target import Handle
 
-_SIGN: Final = re.compile(r"[\\^$.*+?()\[\]{}|/-]")
+_SIGN: Final = re.compile(r"[\\^$.*+?()\[\]{}|]")
 
 
 def run_page(base: str, run: str) -> str:
