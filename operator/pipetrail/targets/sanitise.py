@@ -54,6 +54,8 @@ _OPENED: Final = re.compile(r"<([A-Za-z][A-Za-z0-9:-]{0,30})")
 _ELEMENT: Final = re.compile(r"<([a-z][a-z0-9:-]*)((?: [^\s=\"<>]+=\"[^\"]*\")*)>")
 _ATTRIBUTE: Final = re.compile(r" ([^\s=\"<>]+)=\"([^\"]*)\"")
 _HREF: Final = re.compile(r"(?i)<[^<>]*\shref\s*=")
+_FRAME: Final = re.compile(r"(?i)<(?:html|body)\s([^<>]*)")
+_FRAMED: Final = re.compile(r"(?i)(?<![\w-])(on\w+|background|style)\s*=")
 _RAW: Final = re.compile(r"(<(script|style)\b[^>]*>).*?</\2>", re.DOTALL)
 
 _POLICY: Final = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; form-action 'none'; base-uri 'none'"
@@ -136,6 +138,8 @@ def _removed(text: str, clean: str) -> Iterator[str]:
     )
     left, there = _kinds(clean), _kinds(_RAW.sub(r"\1", everything))
     there["href"] = max(there["href"], len(_HREF.findall(text)))  # ammonia drops schemes that are written in disguise
+    # What parsers of parts of a page never see:
+    there.update(name.lower() for frame in _FRAME.findall(text) for name in _FRAMED.findall(frame))
     for kind, times in sorted(there.items()):
         if left[kind] < times and kind not in ("rel", "<html>", "<head>", "<body>"):
             yield kind

@@ -90,6 +90,10 @@ class Artist:
         try:
             while not self._orders.empty():
                 await self._with_one_process()
+        except OSError as error:  # no process can be started
+            while not self._orders.empty():
+                said = f"no process can be started: {type(error).__name__}"
+                _fail(self._orders.get_nowait()[1], CannotDraw("DrawingFailed", said, again=True))
         finally:
             self._task = None  # nothing is awaited between the last look at the orders and this
             while not self._orders.empty():  # only if we were cancelled
@@ -116,9 +120,23 @@ class Artist:
                     return
                 patience = self._patience.draw_s
         finally:
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
+            await _end(process)
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    """Kill it, and wait until it is gone also if we are cancelled meanwhile: that takes no time any more."""
+    with contextlib.suppress(ProcessLookupError):
+        process.kill()
+    cancelled: asyncio.CancelledError | None = None
+    while True:
+        try:
             await process.communicate()
+        except asyncio.CancelledError as error:
+            cancelled = error
+        else:
+            break
+    if cancelled is not None:
+        raise cancelled
 
 
 async def _answer(

@@ -88,6 +88,14 @@ def line(text: str, most: int) -> str:
     return shown if len(shown) <= most else shown[: most - 1] + "…"
 
 
+def _title(name: str | None, kind: str) -> str:
+    """The name with its kind, if it does not say that itself."""
+    title = line(name or "", TITLE_CHARS)
+    if not title or kind.partition(" ")[0].lower() in title.lower():
+        return title or kind[0].upper() + kind[1:]
+    return f"{title}: {kind}"
+
+
 def number(value: Number) -> str:
     """`value` in the few signs that a cell has room for; counts up to six digits are exact."""
     if isinstance(value, int) and abs(value) < 1_000_000:
@@ -123,7 +131,7 @@ def _heatmap(figure: ConfusionMatrix) -> Heatmap:
         texts += [""] * (size * size - len(texts))
     ticks = range(0, size, math.ceil(size / TICKS_MOST))
     return Heatmap(
-        title=line(figure.name or "", TITLE_CHARS) or "Confusion matrix",
+        title=_title(figure.name, "confusion matrix"),
         size=size,
         shades=bytes(shades.ljust(size * size, bytes([NO_SHADE]))),
         ticks=tuple(ticks),
@@ -173,7 +181,7 @@ def _curve(figure: RocCurve) -> Curve:
         last = len(points) - 1
         points = [points[round(n * last / (POINTS_DRAWN - 1))] for n in range(POINTS_DRAWN)]
     return Curve(
-        title=line(figure.name or "", TITLE_CHARS) or "ROC curve",
+        title=_title(figure.name, "ROC curve"),
         x=tuple(x for x, _ in points),
         y=tuple(y for _, y in points),
         area=area,
