@@ -7,7 +7,9 @@ from collections.abc import Iterator
 import pytest
 from tests.contract.driver import Driver
 from tests.real import mlflow as real_mlflow
+from tests.real import neptune
 from tests.real.mlflow import Server
+from tests.real.neptune_oracle import Oracle
 
 
 @pytest.fixture(scope="session")
@@ -36,7 +38,22 @@ def login_mlflow(mlflow_servers: dict[str, Server]) -> Server:
     return mlflow_servers["login"]
 
 
-WIRED = (pytest.param("mlflow", marks=pytest.mark.mlflow),)
+@pytest.fixture(scope="session")
+def neptune_server() -> Iterator[neptune.Server]:
+    """The contract server."""
+    with neptune.serving() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def neptune_oracle(neptune_server: neptune.Server) -> Iterator[Oracle]:
+    """Neptune's own client, reading."""
+    oracle = Oracle(neptune_server.token(), neptune_server.project)
+    yield oracle
+    oracle.close()
+
+
+WIRED = (pytest.param("mlflow", marks=pytest.mark.mlflow), "neptune")
 FILES = ("tensorboard",)
 
 
@@ -55,6 +72,10 @@ def driver(request: pytest.FixtureRequest) -> Driver:
     match request.param:
         case "mlflow":
             return MlflowDriver(request.getfixturevalue("plain_mlflow"))
+        case "neptune":
+            from tests.contract.neptune_driver import NeptuneDriver
+
+            return NeptuneDriver(request.getfixturevalue("neptune_server"), request.getfixturevalue("neptune_oracle"))
         case "tensorboard":
             from tests.contract.tensorboard_driver import TensorboardDriver
 

@@ -151,11 +151,16 @@ async def test_a_create_whose_answer_is_lost_is_doubtful_and_found_once(
     with pytest.raises(Retry) as caught:
         await through.open(run, None)
     assert caught.value.doubtful
-    (found,) = await through.find(run)
-    await through.write(found.handle, everything(run))
+    if through.capabilities.client_chosen_id:
+        # It is marked as ours a moment later, so a look-up may not see it; a second create gives the first run.
+        assert await through.find(run) == []
+        handle = await through.open(run, None)
+    else:
+        handle = (await through.find(run))[0].handle
+        assert len(proxy.calls(driver.create)) == 1
+    await through.write(handle, everything(run))
     (held,) = driver.oracle(experiment)
     assert differences(run, held, note=run.note) == ()
-    assert len(proxy.calls(driver.create)) == 1
 
 
 async def test_a_create_that_commits_after_the_look_up_makes_a_double_of_which_the_oldest_comes_first(
@@ -169,6 +174,10 @@ async def test_a_create_that_commits_after_the_look_up_makes_a_double_of_which_t
     assert not await through.find(run)
     second = await through.open(run, None)
     commit.set()
+    if through.capabilities.client_chosen_id:
+        assert [h.handle for h in await found_in_time(through, run, 1)] == [second]
+        assert len(driver.oracle(experiment)) == 1
+        return
     found = await found_in_time(through, run, 2)
     assert found[1].handle == second
     await through.discard(found[1].handle)
@@ -180,6 +189,8 @@ async def test_a_create_that_commits_after_the_look_up_makes_a_double_of_which_t
 async def test_a_double_on_which_children_hang_stays(
     driver: Driver, proxy: Proxy, through: Target, experiment: str
 ) -> None:
+    if through.capabilities.client_chosen_id:
+        return  # a create that comes late makes no double
     run = through.fit(tracker_run(experiment))
     commit = asyncio.Event()
     proxy.decide = once(CommitLater(commit), driver.create)
@@ -248,7 +259,7 @@ async def test_every_number_arrives_or_is_changed_by_rule(driver: Driver, target
     assert differences(run, held) == ()
     changed = {c.key for c in run.changes if c.item == "metric"}
     there = {m.key: bits(m.value) for m in held.metrics}
-    arrived = {m.key for m in points if there[m.key] == bits(driver.stored(m.value))}
+    arrived = {m.key for m in points if there.get(m.key) == bits(driver.stored(m.value))}
     assert arrived == {m.key for m in points} - changed
 
 
@@ -346,7 +357,8 @@ async def test_texts_arrive_or_are_cut_by_rule(driver: Driver, target: Target, e
 async def test_an_experiment_of_any_name_is_made_once(driver: Driver, target: Target, experiment: str) -> None:
     for odd in (f"team-a/{experiment}", f"{experiment} + 50% & 'x' \"y\" ? # é", experiment + "x" * 400):
         run = target.fit(tracker_run(odd))
-        first, second = await asyncio.gather(target.open(run, None), target.open(replace(run, key="other"), None))
+        other = replace(run, key=f"{run.key} beside")
+        first, second = await asyncio.gather(target.open(run, None), target.open(other, None))
         assert first.experiment_id == second.experiment_id
         assert len(driver.oracle(run.experiment)) == 2
 
@@ -480,7 +492,7 @@ async def test_a_stalled_tracker_costs_its_time_out_and_no_more(driver: Driver, 
         await check
 
 
-@pytest.mark.parametrize("tracker", ["mlflow", "tensorboard"])
+@pytest.mark.parametrize("tracker", ["mlflow", "neptune", "tensorboard"])
 async def test_importing_a_target_imports_no_vendor(tracker: str) -> None:
     code = (
         f"import sys, pipetrail.targets.{tracker}.target\n"
