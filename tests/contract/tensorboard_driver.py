@@ -28,13 +28,14 @@ class TensorboardDriver:
     remembers_deleted = False
     apart = False
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, parts: tuple[str, ...] = ("team-a", "boards")) -> None:
         self.root = root
-        self.directory = root / "team-a" / "boards"
+        self.parts = parts
+        self.directory = root.joinpath(*parts)
 
     def target(self, url: str | None) -> TensorboardTarget:
         assert url is None
-        return TensorboardTarget(str(self.root), ("team-a", "boards"), ui_uri="https://boards.example.com")
+        return TensorboardTarget(str(self.root), self.parts, ui_uri="https://boards.example.com")
 
     def oracle(self, experiment: str) -> Sequence[Held]:
         said = json.dumps(experiment, ensure_ascii=False).encode()

@@ -44,22 +44,31 @@ class Held(NamedTuple):
         return self.tags.get("pipetrail.key", "")
 
 
-async def wanted(kube: Kube, body: Any, tracked: Any, places: Places = PLACES) -> Tree:
-    """The tracker runs of the Workflow `body`, under the policy that its TrackedRun pinned."""
+async def wanted(kube: Kube, body: Any, tracked: Any, places: Places = PLACES, *, mlmd: str = "") -> Tree:
+    """The tracker runs of the Workflow `body` as MLflow can hold them."""
+    return fitted(await shaped(kube, body, tracked, places, mlmd=mlmd))
+
+
+async def shaped(kube: Kube, body: Any, tracked: Any, places: Places = PLACES, *, mlmd: str = "") -> Tree:
+    """The tracker runs of the Workflow `body`, under the policy that its TrackedRun pinned; `mlmd` as the operator's."""
     spec = msgspec.convert(tracked["spec"], api.TrackedRunSpec)
     header = argo.header(body)
     facts = await objects.facts(kube, header)
     cluster = spec.run.key.partition("/")[0]
-    reading = argo.read(body, facts, cluster=cluster)
-    reader = LiveReader(kube)
+    reader = LiveReader(kube, mlmd=mlmd)
     try:
+        reading = await capture.reading(body, facts, reader, cluster=cluster)
         captured = await capture.capture(reading, reader, capture.wants(spec.policy))
     finally:
         await reader.close()
     record = redact.redact(captured, additional_keys=spec.policy.redact.additional_keys)
-    tree = shape.shape(
+    return shape.shape(
         record, spec.policy, places=places, cluster_target=False, attempt=spec.attempt, supersedes=spec.supersedes
     )
+
+
+def fitted(tree: Tree) -> Tree:
+    """`tree` as MLflow can hold it."""
     fit = MlflowTarget("http://127.0.0.1:9").fit
     return Tree(parent=fit(tree.parent), children=tuple(fit(child) for child in tree.children))
 

@@ -104,9 +104,11 @@ class Stage:
                 raise
             await self.kube.put(f"{path}/{name}", body)
 
-    async def target(self, name: str, address: str, **spec: Any) -> None:
-        """Make a TrackingTarget for the MLflow at `address`."""
-        backend = {"mlflow": {"trackingUri": address, **spec.pop("mlflow", {})}}
+    async def target(
+        self, name: str, address: str = "", *, backend: Mapping[str, Any] | None = None, **spec: Any
+    ) -> None:
+        """Make a TrackingTarget for the MLflow at `address`, or for another `backend`."""
+        backend = backend or {"mlflow": {"trackingUri": address, **spec.pop("mlflow", {})}}
         body = {
             "apiVersion": "pipetrail.dev/v1alpha1", "kind": "TrackingTarget",
             "metadata": {"name": name}, "spec": {"backend": backend, **spec},
