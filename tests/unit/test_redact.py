@@ -1,7 +1,18 @@
 import pytest
 from tests.unit.shape_cases import in_file, items, point, record, step
 
-from pipetrail.record import Artifact, FromParameter, Link, Markdown, Record, to_json
+from pipetrail.record import (
+    Artifact,
+    ConfusionMatrix,
+    FromParameter,
+    Html,
+    Link,
+    Markdown,
+    Record,
+    RocCurve,
+    Table,
+    to_json,
+)
 from pipetrail.redact import redact
 
 SECRET = "CANARY-SECRET-7f3a"
@@ -153,3 +164,47 @@ def test_hostile_depth_and_size_raise_nothing():
 def test_redacting_again_changes_nothing():
     made = redact(record(step("a", log_tail="x=1 Bearer abcdefgh token=abcd"), params={"token": SECRET}))
     assert redact(made) == made
+
+
+# --- figures ----------------------------------------------------------------------------------------------------------
+
+
+def redacted_figure(figure, **params):
+    (one,) = redact(record(step("eval", figures=(figure,)), params={"password": SECRET, **params})).steps[0].figures
+    return one
+
+
+def test_secrets_are_scrubbed_from_all_texts_of_figures():
+    matrix = ConfusionMatrix(labels=("ok", f"is {SECRET}"), rows=((1, 2), (3, 4)), name=SECRET)
+    assert redacted_figure(matrix) == ConfusionMatrix(
+        labels=("ok", "is <redacted>"), rows=((1, 2), (3, 4)), name="<redacted>"
+    )
+    table = Table(header=("who", SECRET), rows=(("me", f"{SECRET}!"), ()))
+    assert redacted_figure(table) == Table(header=("who", "<redacted>"), rows=(("me", "<redacted>!"), ()))
+    assert redacted_figure(Html(text=f"<p>{SECRET}</p>")) == Html(text="<p><redacted></p>")
+
+
+def test_secrets_are_scrubbed_as_html_writes_them():
+    page = Html(text="<p>a&amp;b&lt;c&gt; and a&amp;b&lt;c&gt;</p>")
+    assert redacted_figure(page, api_key="a&b<c>") == Html(text="<p><redacted> and <redacted></p>")
+
+
+def test_a_column_of_a_secret_name_is_replaced_and_scrubbed_elsewhere():
+    table = Table(header=("user", "api key", "tokens"), rows=(("ada", "hunter2222", "512"), ("bob",)))
+    made = record(step("eval", figures=(table, Markdown(text="key hunter2222"))))
+    assert redact(made).steps[0].figures == (
+        Table(header=("user", "api key", "tokens"), rows=(("ada", "<redacted>", "512"), ("bob",))),
+        Markdown(text="key <redacted>"),
+    )
+
+
+def test_numbers_of_figures_that_are_secrets_are_none_any_more():
+    matrix = redacted_figure(ConfusionMatrix(labels=("a", "b"), rows=((987654, 1), (2, 3))), pin_secret="987654")
+    assert repr(matrix.rows) == "((nan, 1), (2, 3))"
+    curve = redacted_figure(RocCurve(fpr=(0, 1), tpr=(0, 1), threshold=(987654, 0)), pin_secret="987654")
+    assert (repr(curve.threshold), curve.fpr) == ("(nan, 0)", (0, 1))
+
+
+def test_figures_without_a_secret_are_the_same_objects():
+    figure = ConfusionMatrix(labels=("a",), rows=((1,),))
+    assert redacted_figure(figure, seed_secret="987654") is figure
