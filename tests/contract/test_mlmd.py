@@ -8,16 +8,16 @@ import socket
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import grpc
-import grpc.aio
 import pytest
 from tests.real import mlmd
+from tests.real.mlmd_broken import CALLS, CANARY, broken
 
 from pipetrail.formats.protobuf import encoded
-from pipetrail.readers.mlmd import DEFAULT, SERVICE, Limits, Mlmd
+from pipetrail.readers.mlmd import DEFAULT, Limits, Mlmd
 from pipetrail.readers.mlmd_messages import RUN_TYPE
 from pipetrail.sources.kfp_v2.metadata import Event, NoMetadata, RunMetadata
 
@@ -26,9 +26,8 @@ IRIS = "bb00035d-e857-4553-9627-a97f82426c8e"
 CACHED = "7a2704ba-7a36-4c89-8cac-b5931541e303"
 LOOPS = "80b6b870-4d2c-4124-965d-ccae8d8d3184"
 FAILS = "74e90376-8ba2-42b2-99d7-316e82c5a566"
-FOUR = ["GetContextByTypeAndName", "GetExecutionsByContext", "GetEventsByExecutionIDs", "GetArtifactsByID"]
+FOUR = list(CALLS)
 QUICK = Limits(call_s=0.5, pause_s=0.0)
-CANARY = "CANARY-5d1"
 
 
 @pytest.fixture(scope="module")
@@ -228,42 +227,6 @@ async def test_a_store_that_was_away_is_found_again(tmp_path):
 
 
 # --- servers that are none of it ------------------------------------------------------------------------------------
-
-
-class Broken(grpc.GenericRpcHandler):
-    """Answers each method with whatever bytes it is told to; a method that it knows nothing of never answers."""
-
-    def __init__(self, answers: dict[str, bytes | grpc.StatusCode | Callable[[bytes], bytes]]) -> None:
-        self.answers = answers
-
-    def service(self, handler_call_details):
-        answer = self.answers.get(handler_call_details.method.removeprefix(SERVICE))
-
-        async def say(request: bytes, context: grpc.aio.ServicerContext) -> bytes:
-            match answer:
-                case bytes():
-                    return answer
-                case grpc.StatusCode():
-                    await context.abort(answer, CANARY)
-                case None:
-                    await asyncio.sleep(30)
-                case _:
-                    return answer(request)
-            return b""
-
-        return grpc.unary_unary_rpc_method_handler(say)
-
-
-@contextlib.asynccontextmanager
-async def broken(answers) -> AsyncIterator[str]:
-    server = grpc.aio.server(options=[("grpc.max_send_message_length", -1)])
-    server.add_generic_rpc_handlers((Broken(answers),))
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    try:
-        yield f"127.0.0.1:{port}"
-    finally:
-        await server.stop(None)
 
 
 def recorded() -> dict[str, bytes]:

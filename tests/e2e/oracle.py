@@ -50,7 +50,7 @@ async def wanted(kube: Kube, body: Any, tracked: Any, places: Places = PLACES, *
 
 
 async def shaped(kube: Kube, body: Any, tracked: Any, places: Places = PLACES, *, mlmd: str = "") -> Tree:
-    """The tracker runs of the Workflow `body`, under the policy that its TrackedRun pinned; `mlmd` as the operator's."""
+    """The tracker runs of `body`, a Workflow, under the policy that its TrackedRun pinned; `mlmd`: the operator's."""
     spec = msgspec.convert(tracked["spec"], api.TrackedRunSpec)
     header = argo.header(body)
     facts = await objects.facts(kube, header)

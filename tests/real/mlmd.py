@@ -88,8 +88,8 @@ def uv() -> str:
     return os.environ.get("UV") or shutil.which("uv") or str(state / "uv" / "bin" / "uv")
 
 
-def copied(file: Path, to: Path, namespaces: Mapping[str, str]) -> Path:
-    """A copy of a store whose runs are in other namespaces than those that were recorded."""
+def copied(file: Path, to: Path, namespaces: Mapping[str, str], stores: Mapping[str, str] | None = None) -> Path:
+    """A copy of a metadata store whose runs are in other namespaces, their artifacts at other hosts, than recorded."""
     shutil.copyfile(file, to)
     with contextlib.closing(sqlite3.connect(to)) as store, store:
         for table in ("ContextProperty", "ExecutionProperty"):
@@ -97,6 +97,12 @@ def copied(file: Path, to: Path, namespaces: Mapping[str, str]) -> Path:
                 store.execute(
                     f"UPDATE {table} SET string_value = ? WHERE name = 'namespace' AND string_value = ?", (new, old)
                 )
+        for old, new in (stores or {}).items():
+            store.execute(
+                "UPDATE ArtifactProperty SET string_value = replace(string_value, ?, ?) "
+                "WHERE name = 'store_session_info'",
+                (f'"{old}"', f'"{new}"'),
+            )
     return to
 
 

@@ -1,18 +1,20 @@
-"""What KFP's metadata store said of a run that we follow: asked again when something of the run ended, else never.
+"""What KFP's metadata store said of a run that we follow: asked again when a task of the run ended, else never.
 
-KFP publishes what a task gave before the task's pod ends (sources.md §4.6), so the store has nothing new between two
-ends. An answer that says to try again is not kept.
+KFP publishes what a task gave before the task's pod ends, that of a cached one before its driver's does (sources.md
+§4.6): between two such ends the store has nothing new that we read. An answer that says to try again is not kept.
 """
 
 import asyncio
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from pipetrail.readers import Fetched, Reader
 from pipetrail.sources import FileRef, LogRef
 from pipetrail.sources.argo.nodes import TERMINAL
 from pipetrail.sources.kfp_v2.metadata import Metadata, NoMetadata
 
+DRIVER: Final = "-driver"  # of a template's name: system-dag-driver, system-container-driver
+CACHED: Final = "cached-decision"
 Moment = tuple[int | str, ...]
 
 
@@ -62,7 +64,7 @@ class _Reminded:
 
 
 def _moment(body: Any) -> Moment:
-    """Equal for two bodies of one run if none of its pods ended between them."""
+    """Equal for two bodies of one run if none of its tasks ended between them."""
     status = body.get("status") if isinstance(body, Mapping) else None
     if not isinstance(status, Mapping):
         return ()
@@ -70,8 +72,19 @@ def _moment(body: Any) -> Moment:
     ended = frozenset(
         (key, str(node.get("phase")), str(node.get("finishedAt")))
         for key, node in (nodes.items() if isinstance(nodes, Mapping) else ())
-        if isinstance(node, Mapping) and node.get("type") == "Pod" and node.get("phase") in TERMINAL
+        if isinstance(node, Mapping) and node.get("type") == "Pod" and node.get("phase") in TERMINAL and _gives(node)
     )
     # A big run's nodes are packed, or lie in Argo's database: then each version counts.
     packed = (str(status.get("compressedNodes")), str(status.get("offloadNodeStatusVersion")))
     return hash(ended), hash(packed), str(status.get("phase"))
+
+
+def _gives(node: Mapping[str, Any]) -> bool:
+    """False for a driver, unless it says that its task is cached: then what it gave is known."""
+    if not str(node.get("templateName")).endswith(DRIVER):
+        return True
+    outputs = node.get("outputs")
+    given = outputs.get("parameters") if isinstance(outputs, Mapping) else None
+    return isinstance(given, list) and any(
+        isinstance(one, Mapping) and (one.get("name"), one.get("value")) == (CACHED, "true") for one in given
+    )
