@@ -240,6 +240,8 @@ class Courier:
         except Retry as trouble:
             # What arrived of a doubtful write is read back, unless sending it again is the same as once.
             progress.unsure |= trouble.doubtful and self._counts_repeats
+            if trouble.doubtful and self._counts_repeats:
+                progress.doubtful_at = self._clock()  # it may come after the read, and be there twice
             if trouble.doubtful:
                 progress.delivered[run.key] = plans.doubted(progress.delivered[run.key], batch)
             progress.tried[run.key] = plans.times(batch)

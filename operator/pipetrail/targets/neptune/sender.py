@@ -72,7 +72,8 @@ class Sender:
 
     async def mend(self, run: str, paths: Sequence[str]) -> None:
         """Take away points of these series that are there twice."""
-        for path in paths:
+        there = by_path((await self.attributes(run)).attributes)
+        for path in there.keys() & set(paths):
             held = await self.series(run, path)
             if ops.doubled(held):
                 await self._rewrite(run, path, ops.mended((), held))

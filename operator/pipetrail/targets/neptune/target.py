@@ -5,11 +5,13 @@ run that was made and not marked yet is empty, belongs to nobody else (its id is
 the next :meth:`NeptuneTarget.open`.
 """
 
+import asyncio
 import re
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import ClassVar, Final, TypeVar
 
+from pipetrail.record import Frozen
 from pipetrail.targets.addresses import ANYWHERE, Addresses
 from pipetrail.targets.neptune import figures, held, paths, token, wire
 from pipetrail.targets.neptune import operations as ops
@@ -33,8 +35,17 @@ from pipetrail.targets.target import (
 )
 
 REMEMBERED: Final = 4096
+DOUBT_KEPT_S: Final = 50.0
+"""The courier looks again a minute after a doubt; what comes later than that is not seen by us (but by `verify`)."""
 T = TypeVar("T")
 _SYSTEM: Final = ("sys/", "monitoring/", "source_code/")
+
+
+class Doubt(Frozen, frozen=True):
+    """Series (paths) to which an append may still come, and since when (loop time)."""
+
+    series: frozenset[str]
+    since: float
 
 
 class NeptuneTarget:
@@ -65,7 +76,7 @@ class NeptuneTarget:
         # By short id; and by custom id those that a search may not show yet. Only spares calls, or gives a hint.
         self._runs: OrderedDict[str, str] = OrderedDict()
         self._made: OrderedDict[str, str] = OrderedDict()
-        self._in_doubt: OrderedDict[str, frozenset[str]] = OrderedDict()  # series to which an append may come late
+        self._in_doubt: OrderedDict[str, Doubt] = OrderedDict()
 
     def __repr__(self) -> str:
         """The address and the project."""
@@ -90,6 +101,7 @@ class NeptuneTarget:
         """What carries the root key, parent first, then in the order in which Neptune made it.
 
         A search may be late (its index is filled after a write), so what this process has made is looked up besides.
+        Where an append of ours had an unknown end, points that are there twice since are taken away first.
         A run that someone put into the trash is not made again: :class:`Refused`.
         """
         root = paths.custom_id(run.root)
@@ -99,6 +111,8 @@ class NeptuneTarget:
         if run.key and (made := self._made.get(paths.custom_id(run.key))):
             ids[made] = None
         ids |= dict.fromkeys(i for key, i in self._made.items() if key.startswith(f"{root}/"))
+        for run_id in ids:
+            await self._mend(run_id)
         runs = [h for i in ids if (h := await self._held(i, root)) is not None]
         return sorted(runs, key=lambda h: (h.key != run.root, _number(h.handle.id), h.handle.id))
 
@@ -143,12 +157,13 @@ class NeptuneTarget:
         series = frozenset(o.path for o in wanted if isinstance(o, wire.Append))
         try:
             changes += await self._sender.send(run, wanted)
-            if doubted := self._in_doubt.pop(run, None):
-                await self._sender.mend(run, sorted(doubted))
-        except Retry as trouble:
-            if trouble.doubtful and series:
-                _remember(self._in_doubt, run, series | self._in_doubt.get(run, frozenset()))
+        except (Retry, asyncio.CancelledError) as trouble:
+            if series and (not isinstance(trouble, Retry) or trouble.doubtful):
+                before = self._in_doubt[run].series if run in self._in_doubt else frozenset()
+                since = asyncio.get_running_loop().time()
+                _remember(self._in_doubt, run, Doubt(series=series | before, since=since))
             raise
+        await self._mend(run)
         for file in batch.files:
             changes += await self._upload(run, file)
         for plot in batch.figures:
@@ -187,6 +202,15 @@ class NeptuneTarget:
     async def close(self) -> None:
         """Let the call under way end, then end the worker."""
         await self.process.close()
+
+    async def _mend(self, run: str) -> None:
+        """See whether an append that was given up has come through after all, for as long as it may."""
+        doubt = self._in_doubt.get(run)
+        if doubt is None:
+            return
+        await self._sender.mend(run, sorted(doubt.series))
+        if asyncio.get_running_loop().time() - doubt.since > DOUBT_KEPT_S and self._in_doubt.get(run) is doubt:
+            del self._in_doubt[run]
 
     async def _create(self, custom: str, run: TrackerRun) -> wire.Run:
         try:
