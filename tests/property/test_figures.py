@@ -1,4 +1,4 @@
-"""Whatever a step logged as a figure is drawn or said why not, keeps its path, and stays harmless once it is made so."""
+"""Whatever a step logged as a figure is drawn or said why not, keeps its path, and stays harmless once made so."""
 
 import re
 
@@ -103,7 +103,8 @@ PIECES = st.lists(
     st.sampled_from(
         ["<", ">", "</", "/>", "<!--", "-->", "<p>", "<b ", "<svg>", "<style>", "<img src=", "<a href='", "'", '"', "=",
          "javascript:", "onerror=", "x", " ", "\n", "&", "&lt;", "`", "```", "[", "](", "]:", "![", ")",
-         "data:image/png;base64,", "http://a", "\\", "\x00", "<math><mtext>", "<table>", "<noscript>", "</p>", "]]>", "<?"]
+         "data:image/png;base64,", "http://a", "\\", "\x00", "<math><mtext>", "<table>", "<noscript>", "</p>",
+         "]]>", "<?"]
     ),
     max_size=25,
 ).map("".join)  # fmt: skip
