@@ -197,8 +197,8 @@ async def test_what_takes_too_long_is_partial_and_the_record_still_comes():
 def test_a_cache_is_bounded():
     cache = FileCache()
     for i in range(FileCache.MAX + 5):
-        cache.put(str(i).encode(), capture._Got())
-    assert (cache.get(b"4"), cache.get(b"5")) == (None, capture._Got())
+        cache.put(str(i).encode(), capture.cache.Got())
+    assert (cache.get(b"4"), cache.get(b"5")) == (None, capture.cache.Got())
 
 
 def test_a_policy_says_what_is_wanted():

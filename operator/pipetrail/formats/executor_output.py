@@ -26,7 +26,7 @@ from pipetrail.record import MAX_DIGITS, Frozen
 
 MAX_BLOCKS: Final = 16  #: of one log; the last ones count, since the launcher speaks last
 MAX_BLOCK_BYTES: Final = 16 << 20
-MAX_BLOCK_LINES: Final = 400_000
+MAX_BLOCK_LINES: Final = 400_000  #: of one, and of all that are kept
 MAX_VALUE_CHARS: Final = 1 << 20  #: of one parameter or one artifact's metadata, as JSON
 MAX_DEPTH: Final = 64
 
@@ -77,7 +77,7 @@ class _Log:
     """Reads line by line; `block` gathers the JSON that is being printed."""
 
     def __init__(self) -> None:
-        self._outputs: deque[ExecutorOutput] = deque(maxlen=MAX_BLOCKS)
+        self._outputs: deque[tuple[ExecutorOutput, int]] = deque()
         self._program: list[bytes] = []
         self._notes: dict[str, Note] = {}
         self._exit: int | None = None
@@ -92,7 +92,8 @@ class _Log:
         self._torn()
         program = b"".join(line + b"\n" for line in self._program)
         notes = tuple(self._notes.values())
-        return LauncherLog(outputs=tuple(self._outputs), exit_status=self._exit, program=program, notes=notes)
+        outputs = tuple(output for output, _ in self._outputs)
+        return LauncherLog(outputs=outputs, exit_status=self._exit, program=program, notes=notes)
 
     def _take(self, text: bytes) -> bool:
         """True if the line is the launcher's or the executor's, and none of the program's."""
@@ -121,15 +122,18 @@ class _Log:
         if head.start():
             self._program.append(text[: head.start()])  # the program ended its output without a newline
         # Errors of the launcher itself tell why a step failed; those with objects in them may hold a component's spec.
-        return head[1] in (b"I", b"W") or failed_alone(text) or b"{" in text
+        return head[1] in (b"I", b"W") or _EXIT.search(text) is not None or b"{" in text
 
     def _finish(self, block: "_Block") -> None:
         self._block = None
         if not block.wanted:
             return
         output = _output(block.text(), self._note)
-        if output is not None:
-            self._outputs.append(output)
+        if output is None:
+            return
+        self._outputs.append((output, block.lines))
+        while len(self._outputs) > MAX_BLOCKS or sum(lines for _, lines in self._outputs) > MAX_BLOCK_LINES:
+            self._outputs.popleft()
 
     def _torn(self) -> None:
         block, self._block = self._block, None
@@ -138,11 +142,6 @@ class _Log:
 
     def _note(self, reason: str, message: str) -> None:
         self._notes.setdefault(reason, Note(reason=reason, message=message))
-
-
-def failed_alone(text: bytes) -> bool:
-    """True if the line says no more than that the program failed, which the step's outcome says."""
-    return _EXIT.search(text) is not None
 
 
 class _Block:
@@ -166,6 +165,11 @@ class _Block:
         else:
             self._keep(text)  # all on one line
             self.whole = True
+
+    @property
+    def lines(self) -> int:
+        """How long the block is."""
+        return len(self._lines)
 
     def takes(self, line: bytes) -> bool:
         """Whether `line` goes on with the block; it is kept then."""

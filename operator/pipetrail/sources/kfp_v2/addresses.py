@@ -7,7 +7,7 @@ another store than the Workflow's repository is recorded by address and never as
 
 import re
 from collections.abc import Iterable
-from typing import Final
+from typing import Final, Literal
 from urllib.parse import urlsplit
 
 from pipetrail.sources import Location, Unreadable
@@ -54,6 +54,17 @@ def _host(endpoint: str) -> str:
     name, colon, port = host.partition(":")
     name = name.removesuffix(".").removesuffix(".cluster.local").removesuffix(".svc")
     return name if colon + port in _DEFAULT_PORTS else name + colon + port
+
+
+def page(kind: str | None) -> Literal["markdown", "html"] | None:
+    """What the file of an artifact of this type is for people."""
+    match (kind or "").partition("@")[0].rpartition(".")[2]:
+        case "Markdown":
+            return "markdown"
+        case "HTML":
+            return "html"
+        case _:
+            return None
 
 
 def run_of(uris: Iterable[str], own: str) -> str | None:

@@ -9,6 +9,7 @@ from typing import Any
 from pipetrail.record import LoopItem
 from pipetrail.sources.argo.body import whole
 from pipetrail.sources.kfp_v2 import spec
+from pipetrail.sources.kfp_v2.asked import Asked
 from pipetrail.sources.kfp_v2.places import At, Places
 from pipetrail.sources.kfp_v2.spec import Component, Task
 from pipetrail.sources.kfp_v2.store import Store, parameters
@@ -25,15 +26,16 @@ class Loops:
         self._items: dict[At, LoopItem] = {}
         self._shown: dict[tuple[At, str], Any] = {}
 
-    def show(self, place: At, task: Task, launch: spec.Launch) -> None:
-        """Remember what a task was given for inputs that are its loop's: one of them may be the item."""
-        turns = self._places.turns(place)
-        if turns and launch.inputs:
-            for name, source in task.wired.items():
-                if name in launch.inputs:
-                    value = typed(launch.inputs[name], launch.component.inputs.get(name, ""))
-                    for turn in turns:
-                        self._shown.setdefault((turn, source), value)
+    def show(self, one: Asked) -> None:
+        """Remember what a task was given for inputs that are its DAG's: one of them may be the item."""
+        turns, launch = self._places.turns(one.place.at), one.launch
+        if not turns or launch is None or not launch.inputs:
+            return
+        for name, source in one.task.wired.items():
+            if name in launch.inputs:
+                value = typed(launch.inputs[name], one.component.inputs.get(name, ""))
+                for turn in turns:
+                    self._shown.setdefault((turn, source), value)
 
     def iteration(self, place: At) -> tuple[LoopItem, ...] | None:
         """The items of the loops around `place`, outermost first; null outside loops."""

@@ -23,8 +23,8 @@ def ran(place: Place) -> bool:
 
 def outcome(place: Place, execution: Execution | None, run: Outcome) -> Outcome:
     """How the task stands; `run` is how the run does."""
-    if place.outcome is not None:
-        return place.outcome
+    if place.skipped is not None:
+        return place.skipped.outcome
     if ran(place) and place.pod is not None:
         return place.pod.outcome
     driver, dag = place.driver, place.dag

@@ -1,16 +1,16 @@
 """Where KFP's Workflow keeps a user's tasks: which of Argo's steps are whose, and what their paths are for a user.
 
-One task is up to four nodes (README 4): ``X-driver`` (a pod), ``X`` (a DAG), in it ``executor`` (a pod), and around each
-a Retry. Which is which is told by the template that it runs, never by a name that a user may have chosen. Of the DAGs
-above it those of a user's pipelines are composite steps; exit handlers, conditions and loops are structure (sources.md
-§4.2). What a skipped DAG would have run stands in its template alone.
+One task is up to four nodes (README 4): ``X-driver`` (a pod), ``X`` (a DAG), in it ``executor`` (a pod), and around
+each a Retry. Which is which is told by the template that it runs, never by a name that a user may have chosen. Of the
+DAGs above it those of a user's pipelines are composite steps; exit handlers, conditions and loops are structure
+(sources.md §4.2). What a skipped DAG would have run stands in its template alone.
 """
 
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from pipetrail.record import Frozen, Kind, Outcome, Role, Step
+from pipetrail.record import Frozen, Kind, Role, Step
 from pipetrail.sources.argo.body import Json, named, obj, word
 
 MAX_SKIPPED: Final = 10_000
@@ -53,7 +53,7 @@ class Place(Frozen, frozen=True):
     dag: Step | None = None
     pod: Step | None = None
     driver: Step | None = None
-    outcome: Outcome | None = None  #: of a task that has no node, since a DAG around it was not run
+    skipped: Step | None = None  #: the DAG around it that was not run, so that it has no node of its own
 
     @property
     def path(self) -> str:
@@ -158,7 +158,7 @@ class Places:
             kind: Kind = "importer" if _IMPORTER in runs else "pod" if _EXECUTOR in runs else "composite"
             structure = _GROUP.fullmatch(name) or name in (_ITERATIONS, _ITERATION)
             if kind != "composite" or not structure:
-                yield Place(at=inner, name=name, kind=kind, role=step.role, outcome=step.outcome)
+                yield Place(at=inner, name=name, kind=kind, role=step.role, skipped=step)
             if kind == "composite":
                 yield from self._inside(runs, inner, step, depth + 1)
 

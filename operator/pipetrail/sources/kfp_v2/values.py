@@ -59,7 +59,7 @@ def unwrapped(value: Any) -> Any:
 
 
 def ordered(value: Any) -> Any:
-    """`value` with the keys of objects in order: neither protobuf's maps nor JSON keep one, and texts are made of it."""
+    """`value` with the keys of objects in order: protobuf's maps keep none, and texts are made of it."""
     return _plain(value, 0, whole=False)
 
 

@@ -1,0 +1,46 @@
+"""What was fetched for a run that is still going, so that each update fetches only what is new."""
+
+from collections import OrderedDict
+from typing import Final
+
+from pipetrail.formats import Note
+from pipetrail.formats.executor_output import LauncherLog
+from pipetrail.record import Figure, Frozen, Point
+
+
+class Got(Frozen, frozen=True):
+    """What one fetch came to."""
+
+    points: tuple[Point, ...] = ()
+    figures: tuple[Figure, ...] = ()
+    notes: tuple[Note, ...] = ()
+    present: bool | None = None
+    size: int | None = None
+    digest: str | None = None
+    media_type: str | None = None
+    tail: str | None = None
+    launcher: LauncherLog | None = None
+
+
+class FileCache:
+    """What was fetched for one live run, so that each update fetches only what is new.
+
+    Kept by node, pod, artifact and place: another attempt or an ``argo retry`` is another content under the same key in
+    the store. `again` is true if the last capture missed something that a later one may get.
+    """
+
+    MAX: Final = 10_000
+
+    def __init__(self) -> None:
+        self._got: OrderedDict[bytes, Got] = OrderedDict()
+        self.again = False
+
+    def get(self, key: bytes) -> Got | None:
+        """What is known under `key`."""
+        return self._got.get(key)
+
+    def put(self, key: bytes, got: Got) -> None:
+        """Remember it; the oldest goes if there are too many."""
+        self._got[key] = got
+        while len(self._got) > self.MAX:
+            self._got.popitem(last=False)
