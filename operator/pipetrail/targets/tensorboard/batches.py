@@ -55,6 +55,11 @@ def opened(opening: Opening, tags: Mapping[str, str], note: str) -> Addition:
 def added(state: State, batch: Batch, drawn: Iterable[Drawn]) -> Addition:
     """The records of `batch` behind `state`; nothing that is shown already is shown again."""
     writer = _Writer(state)
+    if state.session is not None:
+        writer.changes += [
+            Change(item="param", key=k, reason="NotInHparams", detail="HPARAMS was told the run's end before it")
+            for k in batch.params
+        ]
     for params, tags in _portions(batch.params, batch.tags):
         writer.put(Entry(params=params, tags=tags))
     if batch.note is not None:

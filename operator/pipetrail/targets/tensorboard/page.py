@@ -55,7 +55,7 @@ def table(head: tuple[str, str], rows: Mapping[str, str]) -> str:
 
 def plain(text: str) -> str:
     """`text` so that markdown shows it as it is, cut to what a cell can hold."""
-    cut = text if len(text) <= VALUE_MOST else f"{text[:VALUE_MOST]}… ({len(text)} characters)"
+    cut = text if len(text) <= VALUE_MOST else f"{text[:VALUE_MOST]}… {len(text)} characters"
     return _SIGN.sub(lambda m: f"&#{ord(m[0])};", cut)
 
 

@@ -14,11 +14,11 @@ from collections.abc import Iterator, Sequence
 from typing import BinaryIO, Final
 
 from pipetrail.record import Frozen
-from pipetrail.targets.target import Batch, Change, Refused, Retry, TrackerRun
+from pipetrail.targets.target import Batch, Change, File, Refused, Retry, TrackerRun
 from pipetrail.targets.tensorboard import batches, journal, paths
 from pipetrail.targets.tensorboard.journal import Journal, Opening, State
 from pipetrail.targets.tensorboard.page import Drawn
-from pipetrail.targets.tensorboard.storage import Given, Storage, append, locked, names, opened
+from pipetrail.targets.tensorboard.storage import Given, Storage, append, locked, names, opened, trouble
 
 REMEMBERED: Final = 256
 PATH_BYTES: Final = 2000
@@ -90,12 +90,20 @@ class Runs:
             self._remember(parts, _Known(name=name, inode=inode, end=end, state=addition.state))
         except FileNotFoundError:
             raise self._gone(parts) from None
-        for small in (*batch.files, *(d.file for d in drawn if d.file is not None)):
-            try:
-                self._storage.replace((*parts, *paths.file(small.path)), small.data)
-            except OSError as error:  # the points are there: they must not be sent again unread
-                raise Retry("StorageFailed", f"{small.path}: {error.strerror}", doubtful=True) from None
-        return addition.changes
+        laid = (self._lay(parts, file) for file in (*batch.files, *(d.file for d in drawn if d.file is not None)))
+        return (*addition.changes, *(change for change in laid if change is not None))
+
+    def _lay(self, parts: Parts, file: File) -> Change | None:
+        """A small file into the run's folder. The points are there by now: they must not be sent again unread."""
+        try:
+            self._storage.replace((*parts, *paths.file(file.path)), file.data)
+        except (IsADirectoryError, NotADirectoryError):
+            said = "something else lies in its place in the run's folder"
+            return Change(item="file", key=file.path, reason="FileNotKept", detail=said)
+        except OSError as error:
+            cause = trouble(error, file.path)
+            raise Retry(cause.reason, cause.message, doubtful=True) from None
+        return None
 
     def read(self, parts: Parts) -> Found:
         """All that the run's file holds."""
