@@ -74,6 +74,20 @@ def test_the_table_shows_the_description_too(target):
     assert "DESCRIPTION\n  Argo workflow `loop-retry-llhth` in namespace `team-a`: **succeeded**" in shown
 
 
+def test_figures_are_shown_with_their_kind_and_in_json_with_their_data(target):
+    run = ("--recording", ROOT / "tests" / "data" / "kfp" / "iris", "--target", target)
+    lines = [line.split() for line in preview(*run).stdout.splitlines()]
+    shown = lines.index(["FIGURE", "KIND"])
+    assert lines[shown + 1 : shown + 3] == [["train/cls", "confusion_matrix"], ["evaluate/roc", "roc_curve"]]
+    (plot,) = [
+        f for f in json.loads(preview(*run, "-o", "json").stdout)["runs"][0]["figures"] if f["path"] == "train/cls"
+    ]
+    assert plot["figure"] == {
+        "kind": "confusion_matrix", "name": "cls", "labels": ["setosa", "versicolor", "virginica"],
+        "rows": [[10, 0, 0], [0, 8, 1], [0, 2, 9]],
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize("form", ["table", "json", "yaml"])
 @pytest.mark.parametrize("shaped", [False, True])
 def test_a_secret_parameter_is_in_no_form_of_it(form, shaped, target):

@@ -14,9 +14,10 @@ from pipetrail.delivery import courier, delivery, dispatch, lane, ledger, roster
 from pipetrail.formats import archives, points, stdout, tail
 from pipetrail.readers import live, logs, stores
 from pipetrail.record import MAX_DIGITS
-from pipetrail.shape import facts, names, note, selection
+from pipetrail.shape import facts, figures, names, note, selection
 from pipetrail.sources.argo import nodes, pods
-from pipetrail.targets import matrix
+from pipetrail.targets import matrix, sanitise
+from pipetrail.targets.drawing import artist, sketch, worker
 from pipetrail.targets.mlflow import files, limits, links, target, wire
 
 ROOT = Path(__file__).parents[2]
@@ -62,6 +63,16 @@ PHRASES = [
     f"compressed nodes: {size(nodes.MAX_NODES_BYTES)} unpacked",
     f"{n(pods.MAX_PODS)} pods",
     f"{size(pods.MAX_RESULT_CHARS)} of outputs of task results",
+    f"{figures.FIGURES_MOST} figures, {size(figures.RUN_BYTES)} of them",
+    f"{size(figures.FIGURE_BYTES)} a figure",
+    f"{n(sketch.LABELS_MOST)} labels; up to {sketch.NUMBERED_MOST} each cell shows its number,",
+    f"{sketch.TICKS_MOST} labels are written at an axis",
+    f"{n(sketch.POINTS_MOST)} points, of which {n(sketch.POINTS_DRAWN)} are drawn",
+    f"HTML: {size(artist.HTML_MOST)}, {n(sanitise.TAGS_MOST)} elements, {n(sanitise.ENTITIES_MOST)} ampersands",
+    f"{n(artist.PATIENCE.draw_s)} s, {n(artist.PATIENCE.start_s)} s for the first of a process",
+    f"{worker.MEMORY_BYTES >> 30} GiB of addresses",
+    f"{artist.WAITING_MOST} that wait",
+    f"nothing was for {n(artist.PATIENCE.idle_s)} s",
     f"{note.MAX_FAILURES} failed steps with {note.MAX_LINES} lines of {note.MAX_LINE} characters,",
     f"{note.MAX_PARTIAL} partial entries",
     f"{facts.MAX_DIGESTS} image digests",

@@ -10,6 +10,7 @@ from rich.text import Text
 
 from pipetrail.cli.console import console
 from pipetrail.record import FromFile, FromLog, FromMlmd, FromParameter, FromResult, FromStdout, Point, Record, Step
+from pipetrail.shape.figures import kind
 from pipetrail.shape.names import text
 from pipetrail.targets.target import TrackerRun
 
@@ -62,10 +63,22 @@ def runs(shown: Iterable[TrackerRun]) -> None:
             out.print("DESCRIPTION")
             out.print(Text("\n".join(f"  {line}" for line in run.note.splitlines())))
             out.print()
+        _figures(out, run)
         for file in run.files:
             out.print(Text(f"file {file.path}, {len(file.data)} bytes"))
         for change in run.changes:
             out.print(Text(f"changed: {change.item} {change.key}: {change.reason}: {change.detail}"))
+        out.print()
+
+
+def _figures(out: Console, run: TrackerRun) -> None:
+    rows = _table("FIGURE", "KIND")
+    for plot in run.figures[:MAX_ROWS]:
+        rows.add_row(Text(plot.path), kind(plot.figure))
+    if run.figures:
+        out.print(rows)
+        if len(run.figures) > MAX_ROWS:
+            out.print(f"and {len(run.figures) - MAX_ROWS} more figures (-o json shows all, with their data)")
         out.print()
 
 
