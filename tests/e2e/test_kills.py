@@ -1,9 +1,9 @@
 """The promise that stands above all: nothing lost and nothing twice, whenever the operator dies.
 
-40 runs are live while the operator is killed (kill -9) 25 times. Proxies before the API server and MLflow see every
-call, so a kill can happen just before a call takes effect, just after, or with the call taking effect later, when the
-next process has already looked. MLflow is away for a minute, the API server restarts. Then MLflow's own client reads
-everything back.
+40 runs are live, each for three trackers at once, while the operator is killed (kill -9) 30 times. Proxies before the
+API server, MLflow and Neptune see every call, so a kill can happen just before a call takes effect, just after, or with
+the call taking effect later, when the next process has already looked. MLflow is away for a minute, the API server
+restarts. Then each tracker's own client or reader reads everything back.
 """
 
 import asyncio
@@ -17,14 +17,14 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import pytest
-from tests.e2e import oracle
 from tests.e2e.stage import Stage, before_the_api, kubeconfig, starts, tool, until
+from tests.e2e.trackers import NAMES, read_back, trackers
 from tests.real.mlflow import Server
 from tests.real.operator import Operator
 from tests.real.proxy import Action, CommitLater, Drop, Pass, Proxy, Seen
 
 RUNS = 40
-KILLS = 25
+KILLS = 30
 OUTAGE_S = 60.0
 RUN_S = 60.0
 TOGETHER = 14
@@ -32,9 +32,10 @@ MIX = {
     "churn-sweep": 9, "retry-third": 6, "hooks-exit": 6, "nested-dags": 5, "loop-retry": 5, "params-kinds": 4,
     "when-omitted": 5,
 }  # fmt: skip
-Call = Literal["intent", "create", "opened", "log-batch", "settle"]
+Call = Literal["intent", "create", "opened", "log-batch", "settle", "neptune create", "neptune append"]
 When = Literal["before", "after", "late"]
-CALLS: tuple[Call, ...] = ("intent", "create", "opened", "log-batch", "settle")
+CALLS: tuple[Call, ...] = ("intent", "create", "opened", "log-batch", "settle", "neptune create", "neptune append")
+BEGINS: tuple[Call, ...] = ("intent", "create", "opened", "neptune create")  # calls that only a run that begins makes
 
 
 class Moment(NamedTuple):
@@ -52,13 +53,17 @@ class Moment(NamedTuple):
 
 
 def call_of(seen: Seen) -> Call | None:
-    """Which of the five calls a request is."""
+    """Which of the calls that matter a request is."""
     if seen.method == "POST" and seen.path.endswith("/trackedruns"):
         return "intent"
     if seen.method == "POST" and seen.path.endswith("/runs/create"):
         return "create"
     if seen.method == "POST" and seen.path.endswith("/runs/log-batch"):
         return "log-batch"
+    if seen.method == "POST" and seen.path.endswith("/v1/experiments"):
+        return "neptune create"
+    if seen.method == "POST" and seen.path.endswith("/attributes/operations"):
+        return "neptune append" if b"logFloats" in seen.body else None
     if seen.method == "PATCH" and "/trackedruns/" in seen.path:
         phase = json.loads(seen.body)["status"].get("phase")
         return "opened" if phase == "Tracking" else "settle" if phase == "Synced" else None
@@ -125,8 +130,8 @@ class Trap:
 
     @property
     def in_flight(self) -> int:
-        """Runs with an intent that are not settled."""
-        return len(self.intended - self.settled)
+        """Runs with an intent for some tracker that is not settled."""
+        return len({tracked.rpartition("-")[0] for tracked in self.intended - self.settled})
 
     def _about(self, seen: Seen) -> str:
         body = json.loads(seen.body)
@@ -137,18 +142,24 @@ class Trap:
                 return next(t["value"] for t in body["tags"] if t["key"] == "pipetrail.key")
             case "log-batch":
                 return str(body["run_id"])
+            case "neptune create":
+                return str(body.get("customId"))
+            case "neptune append":
+                return seen.query
             case _:
                 return seen.path.split("/")[-2]
 
 
 def schedule(rng: random.Random) -> tuple[list[Moment], int, int]:
-    """Each call before and after, five that take effect late, the rest with many runs in flight.
+    """Each call before and after, six that take effect late, the rest with many runs in flight.
+
+    No append to Neptune takes effect late: it can't be told from one that never will, so it is there twice then.
 
     Also the place of the first kill while MLflow is away, when no call but intent can be waited for, and of the first
     one after it.
     """
     exact = [Moment(call, when) for call in CALLS for when in ("before", "after")]
-    exact += [Moment(call, "late") for call in ("create", "create", "intent", "opened", "settle")]
+    exact += [Moment(call, "late") for call in ("create", "create", "intent", "opened", "settle", "neptune create")]
     rng.shuffle(exact)
     exact.sort(key=lambda moment: moment.call == "settle")  # runs end later than they begin
     exact[4:] = rng.sample(exact[4:], len(exact) - 4)
@@ -161,30 +172,31 @@ def schedule(rng: random.Random) -> tuple[list[Moment], int, int]:
 
 @pytest.mark.api
 @pytest.mark.slow
-async def test_forty_live_runs_arrive_once_and_whole_though_the_operator_is_killed_25_times(
+async def test_forty_live_runs_arrive_once_and_whole_in_three_trackers_though_the_operator_is_killed_30_times(
     stage: Stage, tracker: Server, tmp_path: Path
 ) -> None:
     seed = int(os.environ.get("PIPETRAIL_SEED", "0")) or random.SystemRandom().randrange(1, 10**6)
     rng = random.Random(seed)
     moments, away_from, away_until = schedule(rng)
     print(f"\nseed {seed} (PIPETRAIL_SEED={seed} plays it again): " + "; ".join(map(str, moments)))
-    async with before_the_api(stage.cluster) as api_proxy, Proxy(tracker.url) as mlflow_proxy:
-        operator = Operator(kubeconfig(stage.cluster, api_proxy.url, tmp_path), tmp_path / "operator.log")
+    async with before_the_api(stage.cluster) as api_proxy, trackers(tracker, tmp_path, stage.namespace) as three:
+        operator = Operator(kubeconfig(stage.cluster, api_proxy.url, tmp_path), tmp_path / "operator.log", *three.flags)
         trap = Trap(operator)
-        trap.watch(api_proxy)
-        trap.watch(mlflow_proxy)
-        await stage.target(
-            "mlflow", mlflow_proxy.url, capture={"stdout": "On"}, delivery={"concurrency": 8, "requestsPerSecond": 300}
-        )
+        for proxy in (api_proxy, three.before_mlflow, three.before_neptune):
+            trap.watch(proxy)
         await starts(operator)
         try:
-            await stage.ready("mlflow")
+            await three.targets(stage, capture={"stdout": "On"}, delivery={"concurrency": 8, "requestsPerSecond": 300})
             runs = await _storm(stage, tracker, operator, trap, moments, (away_from, away_until), rng)
-            await _all_settled(stage, trap, len(runs))
+            await _all_settled(stage, trap, len(runs) * len(NAMES))
         finally:
             operator.kill()
         print(f"calls that took effect: {dict(trap.calls)}; operator starts: {operator.starts}")
-        await _read_back(stage, tracker, mlflow_proxy.url, runs)
+        wrong, points = await read_back(three, stage, runs, three.before_mlflow.url)
+        for name, texts in wrong.items():
+            print(f"  {name}", *texts[:6], sep="\n      ")
+        print(f"points: {points}; {len(wrong)} of {len(runs) * len(NAMES)} tracked runs differ")
+        assert wrong == {}
         assert operator.lines("delivery failed") == []
 
 
@@ -222,8 +234,8 @@ async def _storm(
             trap.spring("")
         else:
             trap.set_for = moment
-            if moment.call in ("intent", "create", "opened"):
-                feed(len(names) + 1)  # a call that only a run that begins makes
+            if moment.call in BEGINS:
+                feed(len(names) + 1)
             await until(f"a kill {moment}", _sprung(trap), within_s=90, every_s=0.02)
         calls = ", ".join(f"{call} ×{n}" for call, n in sorted(Counter(trap.under_way.values()).items()))
         print(
@@ -298,23 +310,3 @@ async def _all_settled(stage: Stage, trap: Trap, played: int) -> None:
         return len(found) == played and not open_ones
 
     await until("every run is settled and without a doubt", settled, within_s=240, every_s=1.0)
-
-
-async def _read_back(stage: Stage, tracker: Server, url: str, runs: list[str]) -> None:
-    there = await oracle.held(tracker.url)
-    wrong: dict[str, list[str]] = {}
-    tracked = {t["spec"]["run"]["name"]: t for t in await stage.tracked()}
-    points = 0
-    for name in runs:
-        tree = await oracle.wanted(stage.kube, await stage.workflow(name), tracked[name])
-        points += sum(len(run.metrics) for run in tree.runs)
-        found = await asyncio.to_thread(oracle.differences, tree, there, url)
-        if found:
-            wrong[name] = found
-    keys = Counter(run.key for run in there)
-    ours = {key for key in keys if any(key.startswith(t["spec"]["run"]["key"]) for t in tracked.values())}
-    for name, texts in wrong.items():
-        print(f"  {name}", *texts[:6], sep="\n      ")
-    print(f"MLflow holds {len(ours)} runs of ours with {points} points; {len(wrong)} of {len(runs)} runs differ")
-    assert wrong == {}
-    assert {key: n for key, n in keys.items() if n > 1} == {}
