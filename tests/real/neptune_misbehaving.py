@@ -1,0 +1,60 @@
+"""Workers that misbehave as a process may: one that hangs, falls silent, leaks, dies or talks nonsense.
+
+They speak the protocol of targets/neptune/wire.py up to where they go wrong. Which one is asked for by the project's
+name, as ``hang`` or ``leak``.
+"""
+
+import json
+import os
+import sys
+import threading
+import time
+
+from pipetrail.targets.neptune import wire
+
+MIB = 1 << 20
+
+
+def say(word: wire.Word) -> None:
+    sys.stdout.buffer.write(wire.encode(word) + b"\n")
+    sys.stdout.buffer.flush()
+
+
+def beat() -> None:
+    while True:
+        say(wire.Beat(rss=MIB))
+        time.sleep(0.05)
+
+
+def main() -> None:
+    how = wire.SETUP.decode(sys.stdin.buffer.readline()).project
+    threading.Thread(target=beat, daemon=True).start()
+    for line in sys.stdin.buffer:
+        number = wire.REQUESTS.decode(line).number
+        match how:
+            case "hang":
+                time.sleep(3600)
+            case "silent":
+                os.kill(os.getpid(), 19)  # SIGSTOP: not even its heart beats
+            case "die":
+                os._exit(3)
+            case "nonsense":
+                sys.stdout.buffer.write(b"Traceback (most recent call last):\n")
+                sys.stdout.buffer.flush()
+            case "leak":
+                say(wire.Beat(rss=10_000 * MIB))
+                time.sleep(3600)
+            case "grow":
+                say(wire.Answer(number=number, result=wire.Project(version=str(os.getpid())), rss=1000 * MIB))
+            case "late":
+                say(wire.Answer(number=number - 1, result=wire.Project(version="of the call before")))
+                say(wire.Answer(number=number, result=wire.Project(version="its own")))
+            case "environment":
+                said = json.dumps({"environment": dict(os.environ), "folder": os.getcwd(), "arguments": sys.argv[1:]})
+                say(wire.Answer(number=number, result=wire.Project(version=said)))
+            case _:
+                say(wire.Answer(number=number, result=wire.Project(version=str(os.getpid()))))
+
+
+if __name__ == "__main__":
+    main()
