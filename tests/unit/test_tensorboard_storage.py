@@ -188,9 +188,8 @@ async def test_a_named_pipe_in_the_place_of_a_file_holds_nobody_up(tmp_path: Pat
 
 @pytest.mark.parametrize("name", ["../../escape", "/etc/x", "..", "a/../../../b", "x\x00/../y", ".pipetrail"])
 async def test_no_name_leads_out_of_the_targets_folder(tmp_path: Path, target: TensorboardTarget, name: str) -> None:
-    run = target.fit(
-        replace(RUN, experiment=name, name=name, files=(File(path=f"f/{name}", media_type="t", data=b"x"),))
-    )
+    file = File(path=f"f/{name}", media_type="t", data=b"x")
+    run = target.fit(replace(RUN, experiment=name, name=name, files=(file,)))
     parent = await target.open(run, None)
     child = target.fit(replace(run, key="child", name=name))
     await target.open(child, parent)
@@ -344,14 +343,13 @@ async def test_a_writer_that_is_killed_anywhere_leaves_a_run_that_can_be_finishe
     rng = random.Random(7)
     run = target.fit(replace(RUN, metrics=points(4000)))
     handle = await target.open(run, None)
-    torn = 0
+    killed = 0
     for _ in range(8):
         writer = started(tmp_path, handle, "loss", 80)
-        size = (await asyncio.to_thread(grown, tmp_path / "team-a" / handle.id, writer)).st_size
+        await asyncio.to_thread(begun, tmp_path / "team-a" / handle.id, writer)
         await asyncio.sleep(rng.uniform(0.0, 0.05))
         writer.send_signal(signal.SIGKILL)
-        writer.wait()
-        torn += size > 0
+        killed += writer.wait() == -signal.SIGKILL
         again = TensorboardTarget(str(tmp_path), ("team-a",))
         (held,) = await again.find(run)
         steps = [m.step for m in held.metrics]
@@ -360,16 +358,15 @@ async def test_a_writer_that_is_killed_anywhere_leaves_a_run_that_can_be_finishe
         assert await whole(again, run)
         await again.discard(handle)
         handle = await again.open(run, None)
-    assert torn == 8
+    assert killed >= 6
 
 
-def grown(folder: Path, writer: subprocess.Popen) -> os.stat_result:
-    """The event file once the writer has begun to append."""
+def begun(folder: Path, writer: subprocess.Popen) -> None:
+    """Returns once the writer has begun to append."""
     (file,) = folder.glob("events.out.tfevents.*")
     before = file.stat().st_size
     while file.stat().st_size == before and writer.poll() is None:
         time.sleep(0.001)
-    return file.stat()
 
 
 async def test_a_file_that_another_holds_for_long_is_tried_again_later(
