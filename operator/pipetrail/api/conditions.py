@@ -197,6 +197,26 @@ REASONS: Final[Mapping[str, Reason]] = {
         means="The operator may not write to the folder for event files.",
         next_step="Give the volume to the operator's group (fsGroup), or mend the rights of the folder.",
     ),
+    "StorageBusy": Reason(
+        on=("Ready",),
+        means="Another process has an event file locked for long.",
+        next_step="See that one operator alone writes to the volume. It is tried again.",
+    ),
+    "StorageFailed": Reason(
+        on=("Ready",),
+        means="A call to the volume for event files failed; the message says how.",
+        next_step="See to the volume and its network. It is tried again, after a look at what arrived.",
+    ),
+    "StorageSlow": Reason(
+        on=("Ready",),
+        means="The volume for event files did not answer in time.",
+        next_step="See to the volume and its network. It is tried again, after a look at what arrived.",
+    ),
+    "DrawingBusy": Reason(
+        on=("Ready",),
+        means="More figures wait to be drawn than are kept waiting.",
+        next_step="Nothing: they are drawn when it is their turn.",
+    ),
     "StorageOccupied": Reason(
         on=("Reachable", "Ready"),
         means="A link or a file stands where the target's folder should be; links are never followed.",
