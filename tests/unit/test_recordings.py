@@ -14,22 +14,23 @@ from pipetrail import capture, recording, redact
 from pipetrail.record import to_json
 from pipetrail.sources import FileRef, LogRef, S3Location, Unreadable, argo
 
-RUNS = Path(__file__).parent.parent / "data" / "argo"
-NAMES = sorted(p.name for p in RUNS.iterdir() if p.is_dir())
+DATA = Path(__file__).parent.parent / "data"
+RUNS = DATA / "argo"
+NAMES = sorted(f"{p.parent.name}/{p.name}" for p in (*RUNS.iterdir(), *(DATA / "kfp").iterdir()) if p.is_dir())
 
 
 async def made(folder: Path) -> str:
     run = recording.load(folder)
     body, facts = run.fold()
-    reading = argo.read(body, facts, cluster="lab")
+    reading = await capture.reading(body, facts, run.reader(), cluster="lab")
     record = await capture.capture(reading, run.reader(), capture.EVERYTHING)
     return to_json(redact.redact(record), indent=1) + "\n"
 
 
 @pytest.mark.parametrize("name", NAMES)
 async def test_a_recorded_run_gives_the_record_beside_it(name):
-    expected = RUNS / f"{name}.record.json"
-    record = await made(RUNS / name)
+    expected = DATA / f"{name}.record.json"
+    record = await made(DATA / name)
     if os.environ.get("UPDATE_RECORDS"):
         expected.write_text(record)
     assert record == expected.read_text()

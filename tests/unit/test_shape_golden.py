@@ -34,7 +34,7 @@ def test_a_recorded_run_has_the_tree_that_we_would_enjoy(name):
 
 
 def test_there_are_recorded_runs():
-    assert len(NAMES) == 5
+    assert len(NAMES) == 7
 
 
 if __name__ == "__main__":
