@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from rich.console import Console
-from tests.bench import counts, events, latency, memory, neighbour, trackers
+from tests.bench import boards, counts, events, latency, memory, neighbour, trackers
 from tests.bench.place import Place, Trouble, place
 from tests.bench.table import Row, plain, show
 
@@ -19,6 +19,7 @@ MEASUREMENTS: Final[dict[str, Callable[[Place], Awaitable[list[Row]]]]] = {
     "events": events.measure,
     "memory": memory.measure,
     "tracker": trackers.measure,
+    "boards": boards.measure,
     "requests": counts.measure,
     "latency": latency.measure,
     "neighbour": neighbour.measure,
