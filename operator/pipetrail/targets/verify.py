@@ -22,7 +22,7 @@ ABSENT = "absent"
 class Difference(Frozen, frozen=True):
     """One thing that is not as it should be. `step` is for points; `held` or `wanted` may be ``absent``."""
 
-    item: Literal["run", "param", "tag", "metric", "time", "note"]
+    item: Literal["run", "param", "tag", "metric", "time", "figure", "note"]
     key: str
     wanted: str
     held: str
@@ -54,6 +54,11 @@ def differences(wanted: TrackerRun, held: Held, note: str | None = None) -> tupl
         if held.tags.get(k) != v
     ]
     found += _points(wanted.metrics, held.metrics)
+    found += [
+        Difference(item="figure", key=plot.path, wanted=type(plot.figure).__name__, held=ABSENT)
+        for plot in wanted.figures
+        if plot.path not in held.figures
+    ]
     if note is not None and note != held.note:
         found.append(Difference(item="note", key="", wanted=note, held=held.note))
     return tuple(found)

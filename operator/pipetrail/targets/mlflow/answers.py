@@ -70,6 +70,20 @@ class History(Frozen, frozen=True):
     next_page_token: str = ""
 
 
+class Entry(Frozen, frozen=True):
+    """A file or folder among the artifacts, by its path from the run's root."""
+
+    path: str
+    is_dir: bool = False
+
+
+class Entries(Frozen, frozen=True):
+    """A page of artifacts/list."""
+
+    files: tuple[Entry, ...] = ()
+    next_page_token: str = ""
+
+
 class Experiment(Frozen, frozen=True):
     """An experiment."""
 

@@ -5,15 +5,22 @@ of one; markdown and HTML are sanitised. One that can't be drawn still has its d
 figures make equal files, and a file that is sent again overwrites itself.
 """
 
+import asyncio
 import json
-from collections.abc import Iterable, Iterator, Sequence
+import re
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
+
+from msgspec.structs import replace
 
 from pipetrail.record import ConfusionMatrix, Frozen, Html, Markdown, RocCurve, Table, plain
 from pipetrail.targets import drawing, sanitise
+from pipetrail.targets.mlflow.files import upload
+from pipetrail.targets.mlflow.wire import Wire
 from pipetrail.targets.target import Change, File, Plot, Retry
 
 FOLDER: Final = "figures"
+_LAST: Final = re.compile(rf"{FOLDER}/(.+?)(?:\.json|\.md|\.html(?:\.txt)?)")
 AT_ONCE: Final = 10  #: figures whose files are in memory at a time
 
 
@@ -22,6 +29,17 @@ class Filed(Frozen, frozen=True):
 
     files: tuple[File, ...]
     changes: tuple[Change, ...] = ()
+
+
+async def send(wire: Wire, root: str, plots: Sequence[Plot], worker: asyncio.Semaphore | None) -> list[Change]:
+    """Make the files of `plots` and bring them to the artifact address `root`, some at a time (:func:`upload`)."""
+    changes: list[Change] = []
+    for at in range(0, len(plots), AT_ONCE):
+        made = [await filed(plot) for plot in plots[at : at + AT_ONCE]]
+        changes += [change for one in made for change in one.changes]
+        refused = await upload(wire, root, [file for one in made for file in one.files], worker)
+        changes += [replace(change, item="figure") for change in refused]
+    return changes
 
 
 async def filed(plot: Plot) -> Filed:
@@ -68,6 +86,12 @@ def _sanitised(plot: Plot, clean: sanitise.Sanitised) -> tuple[Change, ...]:
     return (Change(item="figure", key=plot.path, reason="Sanitised", detail=clean.said),)
 
 
+def there(paths: Iterable[str]) -> frozenset[str]:
+    """The figures of whose files the last is among `paths`: a picture without its data was cut off on the way."""
+    found = map(_LAST.fullmatch, paths)
+    return frozenset(match[1] for match in found if match is not None)
+
+
 def logged_tables(plots: Iterable[Plot], most: int) -> str:
     """The tag ``mlflow.loggedArtifacts``, which has MLflow show a JSON as a table; as many as fit `most` characters."""
     said: list[dict[str, str]] = []
@@ -110,9 +134,3 @@ def _rows(value: Any) -> str:
 
 def _json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
-
-
-def groups(plots: Sequence[Plot]) -> Iterator[Sequence[Plot]]:
-    """`plots` in parts whose files are made and sent together."""
-    for at in range(0, len(plots), AT_ONCE):
-        yield plots[at : at + AT_ONCE]

@@ -22,11 +22,13 @@ from urllib.parse import quote, urlsplit
 import msgspec
 
 from pipetrail.record import Frozen
+from pipetrail.targets.mlflow.answers import Entries
 from pipetrail.targets.mlflow.wire import Rejection, Wire
 from pipetrail.targets.target import Change, File, Retry
 
 WORKER_S: Final = 60.0
 MOST_SAID: Final = 1 << 16
+LIST_CALLS: Final = 500
 # What the worker may see of our environment: where Python is, and the stores' own credentials. Nothing of a target.
 _PASSED_ON: Final = re.compile(
     r"PATH|PYTHONPATH|PYTHONHOME|VIRTUAL_ENV|HOME|TMPDIR|LANG|LC_.*|SSL_CERT_(?:FILE|DIR)|(?:AWS|AZURE|GOOGLE|GCLOUD)_.*"
@@ -65,6 +67,25 @@ async def upload(wire: Wire, root: str, files: Sequence[File], worker: asyncio.S
         async with worker:
             return await _by_worker(root, files)
     return _all(files, f"artifacts of this run lie at {parts.scheme or 'an unknown'}:, where we don't write")
+
+
+async def listed(wire: Wire, run_id: str, folder: str) -> frozenset[str]:
+    """The paths of all files of the run below `folder`; none where MLflow can't tell, and those of the first calls."""
+    found: set[str] = set()
+    waiting = [{"run_id": run_id, "path": folder}]
+    for _ in range(LIST_CALLS):
+        if not waiting:
+            break
+        query = waiting.pop()
+        try:
+            page = await wire.call("GET", "artifacts/list", Entries, query=query)
+        except (Rejection, Retry):  # the store may be away while MLflow itself is well
+            break
+        found.update(entry.path for entry in page.files if not entry.is_dir)
+        waiting += [{"run_id": run_id, "path": entry.path} for entry in page.files if entry.is_dir]
+        if page.next_page_token:
+            waiting.append({**query, "page_token": page.next_page_token})
+    return frozenset(found)
 
 
 async def _put(wire: Wire, path: str, file: File) -> Change | None:

@@ -151,11 +151,7 @@ class MlflowTarget:
             root = handle.artifacts or (await self._get(handle)).info.artifact_uri
             if batch.files:
                 changes += await files.upload(self._wire, root, batch.files, self._worker)
-            for some in figures.groups(batch.figures):
-                made = [await figures.filed(plot) for plot in some]
-                changes += [change for one in made for change in one.changes]
-                refused = await files.upload(self._wire, root, [f for one in made for f in one.files], self._worker)
-                changes += [replace(change, item="figure") for change in refused]
+            changes += await figures.send(self._wire, root, batch.figures, self._worker)
         return Receipt(changes=tuple(changes))
 
     async def discard(self, handle: Handle) -> None:
@@ -183,7 +179,8 @@ class MlflowTarget:
                 reads = [tasks.create_task(self._history(handle, m.key, at_once)) for m in run.data.metrics]
         except ExceptionGroup as group:
             raise group.exceptions[0] from None
-        return held(run, self._pages, tuple(m for r in reads for m in r.result()))
+        there = figures.there(await files.listed(self._wire, handle.id, figures.FOLDER))
+        return replace(held(run, self._pages, tuple(m for r in reads for m in r.result())), figures=there)
 
     async def close(self) -> None:
         """Let calls under way end, then give connections back."""
