@@ -19,6 +19,13 @@ from pipetrail.sources.argo import nodes, pods
 from pipetrail.targets import matrix, sanitise
 from pipetrail.targets.drawing import artist, sketch, worker
 from pipetrail.targets.mlflow import files, limits, links, target, wire
+from pipetrail.targets.tensorboard import batches as tb_batches
+from pipetrail.targets.tensorboard import figures as tb_figures
+from pipetrail.targets.tensorboard import journal as tb_journal
+from pipetrail.targets.tensorboard import page as tb_page
+from pipetrail.targets.tensorboard import paths as tb_paths
+from pipetrail.targets.tensorboard import storage as tb_storage
+from pipetrail.targets.tensorboard import target as tb_target
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -76,6 +83,14 @@ PHRASES = [
     f"{note.MAX_FAILURES} failed steps with {note.MAX_LINES} lines of {note.MAX_LINE} characters,",
     f"{note.MAX_PARTIAL} partial entries",
     f"{facts.MAX_DIGESTS} image digests",
+    f"{n(tb_target.CALL_S)} s, by one of {tb_target.THREADS} threads of the target",
+    f"{n(tb_storage.LOCK_S)} s, then it is tried again",
+    f"{size(tb_journal.FILE_MOST)} are read back",
+    f"its first {n(tb_storage.NAMES_MOST)} names",
+    f"{tb_paths.PART_BYTES} bytes; an experiment is up to {tb_paths.EXPERIMENT_PARTS} folders",
+    f"{tb_page.ROWS_MOST} params and {tb_page.ROWS_MOST} tags, {tb_page.VALUE_MOST} characters of each",
+    f"{tb_figures.ROWS_MOST} rows, {tb_figures.COLUMNS_MOST} columns, {n(tb_figures.TEXT_MOST)} characters",
+    f"params in HPARAMS | {size(tb_batches.SESSION_CHARS)}",
     f"{n(wire.CONNECT_S)} s to connect, {n(wire.TOTAL_S)} s in all",
     f"an answer | {size(wire.MOST_BYTES)}",
     f"{n(m.ITEMS_A_BATCH)} items, of these {m.PARAMS_A_BATCH} params and {m.TAGS_A_BATCH} tags,",

@@ -65,6 +65,11 @@ class State(Frozen, frozen=True):
     figures: frozenset[str] = frozenset()
     session: tuple[RunStatus, int | None] | None = None
 
+    @property
+    def chars(self) -> int:
+        """How much text it holds."""
+        return len(self.note) + sum(len(k) + len(v) for texts in (self.params, self.tags) for k, v in texts.items())
+
 
 class Journal(Frozen, frozen=True):
     """What a file holds: `end` is the byte behind its last whole record. `state` is None if it holds no opening."""

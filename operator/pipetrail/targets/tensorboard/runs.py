@@ -20,7 +20,8 @@ from pipetrail.targets.tensorboard.journal import Journal, Opening, State
 from pipetrail.targets.tensorboard.page import Drawn
 from pipetrail.targets.tensorboard.storage import Given, Storage, append, locked, names, opened, trouble
 
-REMEMBERED: Final = 256
+REMEMBERED: Final = 64
+REMEMBERED_CHARS: Final = 128 << 10  # of one run
 PATH_BYTES: Final = 2000
 
 Parts = tuple[str, ...]
@@ -236,7 +237,8 @@ class Runs:
 
     def _remember(self, parts: Parts, known: _Known) -> None:
         with self._guard:
-            self._known[parts] = known
-            self._known.move_to_end(parts)
+            self._known.pop(parts, None)
+            if known.state.chars <= REMEMBERED_CHARS:
+                self._known[parts] = known
             while len(self._known) > REMEMBERED:
                 self._known.popitem(last=False)
