@@ -70,7 +70,7 @@ def read(workflow: Any, facts: argo.RunFacts, metadata: Metadata, *, cluster: st
 
 def _params(root: Step | None, body: Json) -> dict[str, Any]:
     """The run's params; before its root driver has a node they stand in the entrypoint's template."""
-    if root is not None:
+    if root is not None and "runtime-config" in root.params:
         return spec.run_config(root.params)
     declared, given = obj(body, "spec"), {}
     arguments = named(obj(declared, "arguments").get("parameters"))
