@@ -153,7 +153,12 @@ class Stage:
         """Play a recording of `tests/data/argo` to its end as `run`."""
         script = self.script(name)
         called = run or replay.fresh_name(script)
-        await replay.upload(RECORDINGS / name, script, self.kube, name=called)
+
+        async def uploaded() -> bool:
+            await replay.upload(RECORDINGS / name, script, self.kube, name=called)
+            return True
+
+        await until(f"the artifacts of {called} are in the store", uploaded)  # the API server may be restarting
         return await replay.replay(script, self.kube, name=called, speed=speed)
 
     async def workflow(self, run: str) -> Any:

@@ -1,4 +1,6 @@
-"""A sweep in real pods, with retries, a failed step and one that the kernel killed, from the container to MLflow.
+"""A sweep in real pods, with retries, a failed step and one that the kernel killed, from the container to the trackers.
+
+MLflow, TensorBoard and Neptune get it at once; each is read back by its own client or reader.
 
 What is expected is computed here by the same formulas as in the pods: no part of the product has a say in it.
 """
@@ -7,6 +9,7 @@ import asyncio
 import json
 import math
 import secrets
+import struct
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -19,11 +22,13 @@ import pytest_asyncio
 from tests.cluster.fixtures import Cluster, Kubectl, _missing, connect
 from tests.e2e import oracle
 from tests.e2e.stage import ROOT, Stage, before_the_api, kubeconfig, starts, until
+from tests.e2e.trackers import NAMES, Trackers, trackers
 from tests.real.mlflow import Server
 from tests.real.operator import Operator
 from tests.real.proxy import Proxy, Seen
 
 from pipetrail.delivery.plan import value_id
+from pipetrail.targets.target import Held
 
 pytestmark = [pytest.mark.node, pytest.mark.slow, pytest.mark.asyncio(loop_scope="module")]
 
@@ -45,6 +50,11 @@ json.dump({{'auc': math.sqrt(rate) / depth, 'rows': 2**53 - depth}}, open('/tmp/
 """
 
 
+def float32(value: float) -> float:
+    """`value` as TensorBoard keeps it."""
+    return float(struct.unpack("<f", struct.pack("<f", value))[0])
+
+
 class Lab(NamedTuple):
     """A finished run in real pods, and all that is known of it."""
 
@@ -56,7 +66,7 @@ class Lab(NamedTuple):
     mlflow: Proxy
     arrived: dict[str, float]
     node_said: dict[str, float]
-    url: str
+    elsewhere: dict[str, list[Held]]
 
 
 def python(code: str, **template: Any) -> dict[str, Any]:
@@ -131,28 +141,29 @@ async def lab(node_cluster: Cluster, tracker: Server, tmp_path_factory: pytest.T
         async with (
             await connect(node_cluster) as kube,
             before_the_api(node_cluster) as api,
-            Proxy(tracker.url) as mlflow,
+            trackers(tracker, folder, namespace) as three,
         ):
             stage = Stage(node_cluster, kube, namespace)
             operator = Operator(
                 kubeconfig(node_cluster, api.url, folder), folder / "operator.log",
                 "--watch-namespace", namespace, "--argo-ui", "http://argo.example", "--log-level", "debug",
+                *three.flags,
             )  # fmt: skip
             await starts(operator)
             try:
                 await stage.secret("canary", token=CANARY)
-                await stage.target("mlflow", mlflow.url, capture={"stdout": "On"})
-                await stage.ready("mlflow")
-                yield await _watched(stage, operator, mlflow, tracker)
+                await three.targets(stage, capture={"stdout": "On"})
+                yield await _watched(stage, operator, three)
             finally:
                 operator.kill()
     finally:
         await asyncio.to_thread(subprocess.run, [*command, "--delete"], check=False, timeout=120, capture_output=True)
 
 
-async def _watched(stage: Stage, operator: Operator, mlflow: Proxy, tracker: Server) -> Lab:
+async def _watched(stage: Stage, operator: Operator, three: Trackers) -> Lab:
     """Submit, watch both ends until all is settled."""
     loop = asyncio.get_running_loop()
+    mlflow = three.before_mlflow
     arrived: dict[str, float] = {}
     node_said: dict[str, float] = {}
 
@@ -176,14 +187,20 @@ async def _watched(stage: Stage, operator: Operator, mlflow: Proxy, tracker: Ser
         return status.get("phase") in ("Succeeded", "Failed", "Error")
 
     await until(f"{run} has ended", ended, within_s=300, every_s=0.25)
-    await stage.reaches(run, "Synced", within_s=60)
-    (tracked,) = await stage.tracked(run)
-    there = [
-        held
-        for held in await oracle.held(tracker.url)
-        if held.tags.get("pipetrail.root") == tracked["spec"]["run"]["key"]
-    ]
-    return Lab(stage, run, await stage.workflow(run), there, operator, mlflow, arrived, node_said, tracker.url)
+    for name in NAMES:
+        await stage.reaches(run, "Synced", target=name, within_s=60)
+    (tracked,) = await stage.tracked(run, "mlflow")
+    key, experiment = tracked["spec"]["run"]["key"], tracked["spec"]["experiment"]
+    there = [held for held in await oracle.held(three.mlflow.url) if held.tags.get("pipetrail.root") == key]
+    elsewhere = {name: await three.held(name, [experiment]) for name in ("tensorboard", "neptune")}
+    return Lab(stage, run, await stage.workflow(run), there, operator, mlflow, arrived, node_said, elsewhere)
+
+
+def values(depth: int, rate: float) -> set[tuple[str, int, float]]:
+    """What the code prints and writes, by the same formulas: key, step and value."""
+    losses = [math.exp(-rate * depth * (epoch + 1) / 3) for epoch in range(EPOCHS)]
+    single = {"accuracy": 1 - losses[-1] / 2, "auc": math.sqrt(rate) / depth, "rows": float(2**53 - depth)}
+    return {("loss", epoch, loss) for epoch, loss in enumerate(losses)} | {(k, 0, v) for k, v in single.items()}
 
 
 def child(lab: Lab, depth: int, rate: float) -> oracle.Held:
@@ -200,15 +217,26 @@ def parent(lab: Lab) -> oracle.Held:
 async def test_every_value_that_the_code_printed_or_wrote_is_in_mlflow_bit_for_bit(lab: Lab) -> None:
     for depth, rate in TURNS:
         held = child(lab, depth, rate)
-        losses = [math.exp(-rate * depth * (epoch + 1) / 3) for epoch in range(EPOCHS)]
-        wanted = {("loss", epoch, value_id(loss)) for epoch, loss in enumerate(losses)} | {
-            ("accuracy", 0, value_id(1 - losses[-1] / 2)),
-            ("auc", 0, value_id(math.sqrt(rate) / depth)),
-            ("rows", 0, value_id(2**53 - depth)),
-        }
+        wanted = {(key, step, value_id(value)) for key, step, value in values(depth, rate)}
         assert wanted == {point[:3] for point in held.points}
         assert len(held.points) == len(wanted)
         assert held.status == "Finished"
+
+
+@pytest.mark.parametrize(("tracker_name", "digits"), [("tensorboard", float32), ("neptune", float)])
+async def test_the_same_values_are_in_the_other_trackers(lab: Lab, tracker_name: str, digits: Any) -> None:
+    """TensorBoard's numbers are float32."""
+    there = lab.elsewhere[tracker_name]
+    for depth, rate in TURNS:
+        (held,) = [h for h in there if h.params.get("depth") == str(depth) and h.params.get("lr") == str(rate)]
+        wanted = {(key, step, value_id(digits(value))) for key, step, value in values(depth, rate)}
+        assert wanted == {(p.key, p.step, value_id(p.value)) for p in held.metrics}
+        assert len(held.metrics) == len(wanted)
+        in_mlflow = child(lab, depth, rate)
+        assert (held.name, held.status, held.key) == (in_mlflow.name, in_mlflow.status, in_mlflow.key)
+        times = {(p.key, p.step): p.time_ms for p in held.metrics}
+        assert times == {(key, step): ms for key, step, _, ms in in_mlflow.points}
+    assert len(there) == len(lab.there)
 
 
 async def test_points_have_the_times_of_their_steps(lab: Lab) -> None:
@@ -261,7 +289,8 @@ async def test_a_secret_value_stands_in_no_log_event_status_or_tracker(lab: Lab)
         "log": lab.operator.log.read_text(),
         "events": json.dumps(ours),
         "status": json.dumps(await lab.stage.tracked()) + json.dumps(targets),
-        "tracker": repr(lab.there),
+        "tracker": repr(lab.there) + repr(lab.elsewhere),
+        "event files": repr([p.read_bytes() for p in lab.operator.log.parent.rglob("events.out.*")]),
         "what was sent": b"".join(seen.body for seen in lab.mlflow.log).decode("utf-8", "replace"),
         "files": "".join(p.read_text() for p in files),
     }
