@@ -35,9 +35,10 @@ LABEL org.opencontainers.image.title="pipetrail" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}"
 COPY --from=build /opt/pipetrail /opt/pipetrail
-# One arena a thread is memory that nobody gives back; a writable /tmp is all that it needs of a file system.
+# An arena for each thread is memory that nobody gives back. A writable /tmp is all that it needs of a file system, and
+# USER stands in for the entry in /etc/passwd that a uid of a pod may not have.
 ENV PATH=/opt/pipetrail/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
-    PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 MALLOC_ARENA_MAX=2 HOME=/tmp MPLCONFIGDIR=/tmp/matplotlib
+    PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 MALLOC_ARENA_MAX=2 HOME=/tmp USER=pipetrail MPLCONFIGDIR=/tmp/matplotlib
 USER 65532:65532
 WORKDIR /
 ENTRYPOINT ["pipetrail"]

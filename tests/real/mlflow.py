@@ -38,13 +38,14 @@ class Server:
     environment: Mapping[str, str] = field(default_factory=dict)
     process: "subprocess.Popen[bytes] | None" = None
     ca: Path | None = None
+    host: str = "127.0.0.1"
 
     def start(self, *, bound: bool = False) -> None:
         """Start the process; :meth:`wait` says when it answers. `bound`: it ends with us, even if we are killed."""
         self.folder.mkdir(parents=True, exist_ok=True)
         command = [
             sys.executable, "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{self.folder}/mlflow.db",
-            "--artifacts-destination", str(self.folder / "artifacts"), "--host", "127.0.0.1", "--port", str(self.port),
+            "--artifacts-destination", str(self.folder / "artifacts"), "--host", self.host, "--port", str(self.port),
             "--workers", "1", *self.options,
         ]  # fmt: skip
         environment = {
@@ -97,19 +98,24 @@ class Server:
         return log.read_text(errors="replace")[-3000:] if log.exists() else ""
 
 
-def free_port() -> int:
+def free_port(host: str = "127.0.0.1") -> int:
     """A port that nothing listens on now."""
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        probe.bind((host, 0))
         return int(probe.getsockname()[1])
 
 
 def plain(
-    folder: Path, *, port: int = 0, options: Sequence[str] = (), hosts: str = "localhost:*,127.0.0.1:*"
+    folder: Path,
+    *,
+    port: int = 0,
+    options: Sequence[str] = (),
+    hosts: str = "localhost:*,127.0.0.1:*",
+    host: str = "127.0.0.1",
 ) -> Server:
-    """A server without credentials that answers to `hosts` (not yet started)."""
-    port = port or free_port()
-    return Server(f"http://127.0.0.1:{port}", folder, port, options=("--allowed-hosts", hosts, *options))
+    """A server without credentials that answers to `hosts`, on the address `host` (not yet started)."""
+    port = port or free_port(host)
+    return Server(f"http://{host}:{port}", folder, port, options=("--allowed-hosts", hosts, *options), host=host)
 
 
 def with_login(folder: Path, *, port: int = 0) -> Server:

@@ -202,6 +202,8 @@ class KopfThread:
                 clusterwide=not self._namespaces,
                 namespaces=self._namespaces,
                 stop_flag=stop,
+                # Else it asks for the name of its user, and in a pod a uid may have none.
+                identity="pipetrail",  # type: ignore[arg-type]  # a NewType of str that kopf does not export
             )
             beat = asyncio.create_task(self._beat(), name="beat")
             ended, _ = await asyncio.wait([*roots, beat], return_when=asyncio.FIRST_COMPLETED)
