@@ -73,7 +73,7 @@ class TensorboardDriver:
         return Held(
             key=tags.get("pipetrail.key", ""), handle=Handle(id=str(file.parent.relative_to(self.directory))),
             name=opening["name"], status=status, started_ms=opening["started_ms"], finished_ms=finished_ms,
-            params=params, tags=tags, note=note, metrics=points(reader), whole=True,
+            params=params, tags=tags, note=note, metrics=points(reader), figures=figures(reader), whole=True,
         )  # fmt: skip
 
     def _shown(self, reader: EventAccumulator, opening: dict, params: dict[str, str], entries: list[dict]) -> None:
@@ -108,6 +108,12 @@ def points(reader: EventAccumulator) -> tuple[Metric, ...]:
         for tag in reader.Tags()["scalars"]
         for e in reader.Scalars(tag)
     )
+
+
+def figures(reader: EventAccumulator) -> frozenset[str]:
+    """Paths of the figures: each has a text beside its image, if it has one."""
+    texts = (tag for tag in reader.Tags()["tensors"] if tag.endswith("/text"))
+    return frozenset(tag.removesuffix("/text") for tag in texts)
 
 
 def session(reader: EventAccumulator) -> tuple[SessionStartInfo, SessionEndInfo] | None:
