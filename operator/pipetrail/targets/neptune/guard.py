@@ -1,8 +1,9 @@
 """Watches every request that the vendor's package makes, in the worker process alone (it imports requests).
 
-The package takes addresses from what a server answers, follows redirects, leaves out time-outs (an upload has none) and
-repeats a call by itself after a broken TLS connection, even one that appends. Here a request goes to the server that
-the target names or nowhere, within a time, its answer is bounded, and a call that changes something is sent once.
+The package takes addresses from what a server answers, follows redirects, leaves out time-outs (an upload has none),
+sleeps after each failure, and repeats a call by itself after a broken TLS connection, even one that appends. Here a
+request goes to the server that the target names or nowhere, within a time; its answer is bounded; what fails ends the
+call at once, in exceptions that the package does not know; and a call that changes something is sent once.
 """
 
 import sys
@@ -26,6 +27,18 @@ _CHUNK: Final = 1 << 16
 
 class Elsewhere(Exception):
     """The server sends us to another one, which is not followed."""
+
+
+class Unanswered(Exception):
+    """No answer came, or not all of it; `cause` is what requests says."""
+
+    def __init__(self, cause: requests.exceptions.RequestException) -> None:
+        super().__init__(type(cause).__name__)
+        self.cause = cause
+
+
+class NotNow(Exception):
+    """The server says that it can't (5xx) or won't now (408, 429): see :attr:`Guard.seen`."""
 
 
 class Repeated(Exception):
@@ -96,18 +109,15 @@ class Guard:
             if path in self._once:
                 raise Repeated
             self._once.add(path)
-        before = self._changing
+        before, self.seen = self._changing, None
         self._changing |= changes
         try:
             response: requests.Response = send()
-        except requests.exceptions.ConnectTimeout:
-            self._changing = before
-            raise
-        except requests.exceptions.ConnectionError as error:
-            if self.refused or "NewConnectionError" in repr(error) or "NameResolutionError" in repr(error):
-                self._changing = before  # no connection, so nothing has come through
-            raise
-        content = _bounded(response, time.monotonic() + self._seconds)
+            content = _bounded(response, time.monotonic() + self._seconds)
+        except requests.exceptions.RequestException as error:
+            if self.refused or _unconnected(error):
+                self._changing = before  # nothing has come through
+            raise Unanswered(error) from None
         self.seen = Seen(
             status=response.status_code, headers={k.lower(): v for k, v in response.headers.items()},
             text=content[:2000].decode("utf-8", "replace"),
@@ -116,7 +126,17 @@ class Guard:
             raise Elsewhere(response.headers.get("Location", "").partition("?")[0][:200])
         if 400 <= response.status_code < 500 and response.status_code != 408:
             self._changing = before
+            self._once.discard(path)  # a token that had expired is renewed, and the call made again
+        if response.status_code in (408, 429) or response.status_code >= 500:
+            raise NotNow
         return response
+
+
+def _unconnected(error: requests.exceptions.RequestException) -> bool:
+    said = repr(error)
+    return isinstance(error, requests.exceptions.ConnectTimeout) or any(
+        word in said for word in ("NewConnectionError", "NameResolutionError", "CERTIFICATE_VERIFY_FAILED")
+    )
 
 
 def _bounded(response: requests.Response, until: float) -> bytes:

@@ -263,10 +263,9 @@ class NeptuneTarget:
 def _edited(there: dict[str, wire.Attribute], note: str) -> bool:
     """True if what stands in the description is neither ours nor nothing."""
     text, ours = there.get(paths.NOTE), there.get(paths.NOTE_DIGEST)
-    said = "" if text is None or text.value is None else str(text.value)
-    if said == note or (ours is None and not said):
+    if text is None or text.value in (None, note) or (ours is None and not text.value):
         return False
-    return ours is None or ops.digest(said) != ours.value
+    return ours is None or ops.digest(str(text.value)) != ours.value
 
 
 def _not_uploaded(file: File, why: str) -> Change:

@@ -8,14 +8,13 @@ import json
 from typing import Final, Literal
 
 import requests
-from bravado.exception import HTTPError
 from neptune import exceptions as vendor
 from neptune.common import exceptions as common
 from neptune.management.exceptions import ObjectNotFound
 
 from pipetrail.record import Frozen
 from pipetrail.targets.addresses import unusable
-from pipetrail.targets.neptune.guard import Elsewhere, Guard, Repeated, Seen, TooLong
+from pipetrail.targets.neptune.guard import Elsewhere, Guard, Repeated, Seen, TooLong, Unanswered
 from pipetrail.targets.neptune.wire import Trouble
 
 AFTER_MOST_S: Final = 3600.0
@@ -93,20 +92,19 @@ class Sense:
             return self._means("unusable", "LimitExceeded", f"refuses: {self._said() or 'a limit is reached'}")
         if isinstance(error, _GONE):
             return Meaning(kind="refused", reason="RunGone", message="the run is no longer in Neptune")
-        if isinstance(error, common.NeptuneSSLVerificationError) or _untrusted(_cause(error)):
+        if isinstance(error, Unanswered) and _untrusted(error.cause):
             why = "has a certificate that is not trusted: name its signer in caBundleRef, or mend it or the host"
             return self._means("unusable", "TlsFailed", why)
         return None
 
     def _by_answer(self, error: BaseException, *, logged_in: bool) -> Meaning:
-        seen, cause = self._guard.seen, _cause(error)
-        if seen is not None and seen.status >= 400:
+        seen = self._guard.seen
+        if seen is None:  # of the last request no answer came, or not all of it
+            late = isinstance(error, Unanswered) and isinstance(error.cause, requests.exceptions.Timeout)
+            return self._means("retry", "Unreachable", "does not answer in time" if late else "broke the connection")
+        if seen.status >= 400:
             return self._answered(seen, logged_in=logged_in)
-        if _is(cause, "Timeout"):
-            return self._means("retry", "Unreachable", "does not answer in time")
-        if _is(cause, "Connection") or isinstance(cause, OSError | requests.exceptions.RequestException | HTTPError):
-            return self._means("retry", "Unreachable", "takes no connection, or broke it")
-        if seen is not None and not logged_in:
+        if not logged_in:
             return self._means("unusable", "NotNeptune", "answers, but not as a Neptune server does")
         return self._means("retry", "Unreachable", f"answers with what is not Neptune's ({type(error).__name__})")
 
@@ -154,17 +152,8 @@ class Sense:
         return text if len(text) <= 300 else text[:299] + "…"
 
 
-def _cause(error: BaseException) -> BaseException:
-    return error.cause or error if isinstance(error, common.NeptuneConnectionLostException) else error
-
-
 def _untrusted(cause: BaseException) -> bool:
     return isinstance(cause, requests.exceptions.SSLError) and "CERTIFICATE_VERIFY_FAILED" in str(cause)
-
-
-def _is(error: BaseException, word: str) -> bool:
-    """By name: bravado, requests and urllib3 each have their own."""
-    return any(word in kind.__name__ for kind in type(error).__mro__)
 
 
 def _after_s(seen: Seen) -> float | None:
