@@ -151,6 +151,14 @@ async def test_a_key_that_is_a_directory_is_read_file_by_file(store, stores, sla
     assert (found, reasons(fetched), fetched.size) == ({"a.json": b"1", "sub/b.csv": b"2", "sub/deep/c": b"4"}, [], 4)
 
 
+async def test_a_directory_of_more_than_a_page_with_odd_names_is_read_whole(store, stores):
+    names = [f"m {n:03} +&é%.metrics.json" for n in range(205)]
+    for name in names:
+        store.put(f"pages/{name}", b'{"acc": 1}')
+    fetched = await stores.fetch(store.location("pages"), store.keys)
+    assert ([blob.path for blob in fetched.blobs], fetched.notes) == (sorted(names), ())
+
+
 async def test_a_directory_is_bounded(store):
     for i in range(12):
         store.put(f"wf/many/{i:02}.json", b"x" * 10)

@@ -130,6 +130,51 @@ async def test_a_redirect_is_never_followed(stub, stores, status):
     assert [request.path for request in stub.asked] == ["/b/wf/pod/metrics.json"]
 
 
+@pytest.mark.parametrize("keys", [KEYS, Credentials()], ids=["signed", "anonymous"])
+async def test_no_redirect_is_followed_when_a_folder_is_listed(stub, stores, keys):
+    async def answer(request: web.Request) -> web.StreamResponse:
+        if "list-type" not in request.query:
+            return web.Response(status=404)
+        return web.Response(status=307, headers={"Location": f"http://127.0.0.1:{stub.port}/elsewhere"})
+
+    stub.answer = answer
+    assert reasons(await stores.fetch(stub.location("folder"), keys)) == ["StoreRefused"]
+    assert [(request.method, request.path) for request in stub.asked] == [("HEAD", "/b/folder"), ("GET", "/b")]
+
+
+async def test_a_listing_goes_on_until_the_store_says_that_it_ends_or_says_the_same_again(stub, stores):
+    def page(keys: list[str], following: str) -> bytes:
+        found = "".join(f"<Contents><Key>{k}</Key><Size>1</Size></Contents>" for k in keys)
+        more = f"<IsTruncated>true</IsTruncated><NextContinuationToken>{following}</NextContinuationToken>"
+        return f"<ListBucketResult><EncodingType>url</EncodingType>{found}{more}</ListBucketResult>".encode()
+
+    pages = {"": page(["folder/a%20b%2B.json", "folder/"], "t&amp;1"), "t&1": page(["folder/c&amp;d.json"], "t&amp;1")}
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        if "list-type" in request.query:
+            return web.Response(body=pages[request.query.get("continuation-token", "")])
+        return web.Response(status=404) if request.method == "HEAD" else web.Response(body=b"1")
+
+    stub.answer = answer
+    fetched = await stores.fetch(stub.location("folder"), KEYS)
+    assert [blob.path for blob in fetched.blobs] == ["a b+.json", "c&d.json"]
+
+
+@pytest.mark.parametrize("body", [b"", b"<html>no list</html>", b"\xff<Contents><Key>folder/x</Key></Contents>"])
+async def test_what_is_no_listing_lists_nothing(stub, stores, body):
+    async def answer(request: web.Request) -> web.StreamResponse:
+        return web.Response(body=body) if "list-type" in request.query else web.Response(status=404)
+
+    stub.answer = answer
+    assert await stores.fetch(stub.location("folder"), KEYS) == Fetched(present=False)
+
+
+async def test_a_folder_is_not_listed_at_an_azure_endpoint_that_is_not_microsofts(stub, stores):
+    location = AzureLocation(endpoint=f"http://127.0.0.1:{stub.port}", container="c", key="folder")
+    assert reasons(await stores.fetch(location, Credentials(account_key="Q0FOQVJZ"))) == ["StoreRefused"]
+    assert [request.method for request in stub.asked] == ["HEAD"]
+
+
 async def test_a_region_that_the_store_names_is_used(stub, stores):
     async def answer(request: web.Request) -> web.StreamResponse:
         if "%2Feu-west-1%2F" not in request.raw_path and "/eu-west-1/" not in request.raw_path:

@@ -39,7 +39,7 @@ async def artifacts_elsewhere(town: Town) -> Any:
     """An experiment of A's MLflow whose artifacts lie, it says, in a folder of the operator's machine."""
     import mlflow as client
 
-    (town.folder / "volume-of-team-b").mkdir()
+    (town.folder / "volume-of-team-b" / "experiment").mkdir(parents=True)
     place = (town.folder / "volume-of-team-b" / "experiment").as_uri()
     client.MlflowClient(town.a.server.url).create_experiment("elsewhere", artifact_location=place)
     asked = {"annotations": {"pipetrail.dev/experiment": "elsewhere"}}
@@ -50,7 +50,7 @@ async def not_written(town: Town, made: Any) -> str:
     name = made["metadata"]["name"]
     await town.a.reaches(name)
     tracked = await town.a.settled((await town.a.tracked(name))["metadata"]["name"])
-    written = list((town.folder / "volume-of-team-b").iterdir())
+    written = list((town.folder / "volume-of-team-b" / "experiment").iterdir())
     reasons = [c["reason"] for c in tracked["changes"]["items"] if c["item"] == "file"]
     return f"written: {written}" if written else ", ".join(sorted(set(reasons)))
 
