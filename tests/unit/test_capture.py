@@ -1,14 +1,15 @@
 import asyncio
 
 import pytest
+from msgspec.structs import replace
 from tests.unit.argo_cases import at, node, only, pod, read, workflow
 
 from pipetrail import api, capture
 from pipetrail.capture import FileCache, Limits, Wants
 from pipetrail.formats import Note, tail
 from pipetrail.readers import Blob, Fetched
-from pipetrail.record import FromFile, FromStdout
-from pipetrail.sources import FileRef, LogRef
+from pipetrail.record import FromFile, FromParameter, FromStdout, Markdown
+from pipetrail.sources import FileRef, LogRef, S3Location
 
 ALL = Wants(stdout=True, logs="Always")
 
@@ -214,3 +215,50 @@ def test_a_policy_says_what_is_wanted():
 async def test_a_step_without_files_or_logs_is_as_it_was():
     body = workflow(node(".s", "Suspend"))
     assert (await captured(read(body), Shelf())).steps == (only(body),)
+
+
+async def test_pages_are_figures_unless_the_target_wants_none_of_them():
+    of = reading()
+    page = FileRef(
+        step=0, artifact="md", path=None, location=S3Location(endpoint=None, bucket="b", key="k"), figure="markdown"
+    )
+    of = replace(of, files=(page,))
+    shelf = Shelf(files={"md": "# Report"})
+    assert (await captured(of, shelf)).steps[0].figures == (Markdown(text="# Report", name="md"),)
+    assert (await captured(of, Shelf(), Wants(figures=False))).steps[0].figures == ()
+    assert (await captured(of, Shelf(files={"md": "x" * 2_000_000}))).partial[0].reason == "TooLarge"
+
+
+LAUNCHED = """I1123 20:21:06.346828 15 launcher_v2.go:1230] ExecutorOutput: {
+  "parameterValues": {
+    "acc": 0.5
+  }
+}
+epoch=1 loss=0.25
+"""
+
+
+async def test_a_launchers_log_is_read_whole_and_once_also_if_the_store_comes_back():
+    of, cache, shelf = reading(), FileCache(), Shelf(log=LAUNCHED)
+    (ref,) = of.logs
+    alone = replace(of, logs=(replace(ref, launcher="alone"),))
+    record = await captured(alone, shelf, Wants(logs="Never"), cache)
+    assert [(p.key, p.value, p.source) for p in record.steps[0].points] == [
+        ("acc", 0.5, FromParameter(parameter="acc"))
+    ]
+    assert [p.reason for p in record.partial] == ["Unchecked"]
+    await captured(replace(of, logs=(replace(ref, launcher="checked"),)), shelf, Wants(logs="Never"), cache)
+    assert [asked.rpartition(":")[2] for asked in shelf.asked] == ["None"]
+
+
+async def test_a_launchers_log_is_not_fetched_for_a_target_that_takes_no_metrics():
+    of, shelf = reading(), Shelf(log=LAUNCHED)
+    ref = replace(of.logs[0], launcher="checked")
+    await captured(replace(of, logs=(ref,)), shelf, Wants(files=False, logs="Never"))
+    assert shelf.asked == []
+
+
+async def test_a_reading_that_may_tell_more_later_is_made_again():
+    cache = FileCache()
+    await captured(replace(reading(), again=True), Shelf(), cache=cache)
+    assert cache.again

@@ -116,6 +116,18 @@ def test_of_a_workflow_in_a_file_is_said_what_a_file_cannot_tell(tmp_path):
     assert [p["reason"] for p in shown["partial"]] == ["NotInTheFile"]
 
 
+def test_a_workflow_of_kfp_in_a_file_shows_its_tasks_and_what_the_file_does_not_tell(tmp_path):
+    lines = gzip.decompress((ROOT / "tests" / "data" / "kfp" / "iris" / "events.jsonl.gz").read_bytes()).splitlines()
+    (body,) = [e["object"] for e in map(json.loads, lines) if e["kind"] == "Workflow"]
+    path = tmp_path / "run.json"
+    path.write_text(json.dumps(body))
+    shown = json.loads(preview("-f", path, "-o", "json").stdout)
+    assert [(s["path"], s["outcome"]["status"]) for s in shown["steps"]] == [
+        ("prepare", "succeeded"), ("train", "succeeded"), ("evaluate", "succeeded"),
+    ]  # fmt: skip
+    assert [p["reason"] for p in shown["partial"]] == ["MlmdNotAsked", "NotInTheFile"]
+
+
 BAD_FILES = {
     "a: [": "line 1: ",
     "kind: List": "holds no Workflow",

@@ -307,6 +307,21 @@ def test_a_task_whose_driver_failed_did_so_for_that_reason():
     assert (found.outcome.status, found.outcome.reason, found.points) == ("failed", "DriverFailed", ())
 
 
+def test_a_run_that_was_stopped_while_a_driver_ran_says_so_of_its_task():
+    body = without(folded("iris")[0], r"root\.(train|evaluate)\b(?!-driver)")
+    body = without(body, r"evaluate-driver$")
+    body["spec"]["shutdown"], body["status"]["phase"] = "Terminate", "Failed"
+    node = nodes(body)[".root.train-driver"]
+    node |= {"phase": "Failed", "message": "workflow shutdown with strategy:  Terminate", "outputs": {}}
+    record = read("iris", body=body).record
+    assert (record.outcome.status, step(record, "train").outcome.reason) == ("terminated", "Terminated")
+
+
+def test_a_task_whose_driver_was_done_when_the_run_ended_was_not_run():
+    body = without(folded("iris")[0], r"root\.train\b(?!-driver)")
+    assert step(read("iris", body=body).record, "train").outcome.status == "not_run"
+
+
 def test_a_task_whose_driver_still_runs_is_pending():
     body = without(folded("iris")[0], r"root\.train\b(?!-driver)")
     body["status"]["phase"] = "Running"

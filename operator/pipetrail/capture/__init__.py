@@ -5,7 +5,7 @@ Files of any run are untrusted and may be many, big or gone. Each fetch is bound
 entry of the record's ``partial``, and everything else still counts.
 """
 
-from typing import Any
+from typing import Any, Final
 
 from pipetrail.capture.cache import FileCache
 from pipetrail.capture.fetching import Capture
@@ -13,12 +13,18 @@ from pipetrail.capture.wants import DEFAULT, EVERYTHING, Limits, Logs, Wants, wa
 from pipetrail.readers import Reader
 from pipetrail.record import Record
 from pipetrail.sources import Reading, argo, kfp_v1, kfp_v2
+from pipetrail.sources.kfp_v2.metadata import Metadata, NoMetadata
 
 __all__ = ["DEFAULT", "EVERYTHING", "FileCache", "Limits", "Logs", "Wants", "capture", "reading", "wants"]
 
+NOT_ASKED: Final[Metadata] = NoMetadata(reason="MlmdNotAsked", message="KFP's metadata store was not asked")
 
-async def reading(body: Any, facts: argo.RunFacts, reader: Reader, *, cluster: str) -> Reading:
-    """The reading of the source that the run comes from. A run of KFP v2 asks `reader` for KFP's metadata."""
+
+async def reading(body: Any, facts: argo.RunFacts, reader: Reader | None, *, cluster: str) -> Reading:
+    """The reading of the source that the run comes from. Of a run of KFP v2 `reader` is asked for KFP's metadata.
+
+    Without a reader such a run is read from its Workflow alone.
+    """
     header = argo.header(body)
     match header.source:
         case "argo":
@@ -26,7 +32,8 @@ async def reading(body: Any, facts: argo.RunFacts, reader: Reader, *, cluster: s
         case "kfp-v1":
             return kfp_v1.read(body, facts, cluster=cluster)
         case "kfp-v2":
-            metadata = await reader.metadata(header.namespace, header.labels[argo.KFP_RUN])
+            run_id = header.labels[argo.KFP_RUN]
+            metadata = NOT_ASKED if reader is None else await reader.metadata(header.namespace, run_id)
             return kfp_v2.read(body, facts, metadata, cluster=cluster)
 
 

@@ -128,7 +128,7 @@ def _stored(recorded: Path | None, file: Path | None, cluster: str, target: api.
         raise typer.BadParameter(f"{file} holds no Workflow: give one, as kubectl get -o yaml does", param_hint="-f")
     if not isinstance(body.get("metadata"), dict):
         raise typer.BadParameter(f"{file}: the Workflow has no metadata", param_hint="-f")
-    reading = argo.read(body, argo.RunFacts(), cluster=cluster)
+    reading = asyncio.run(capture.reading(body, argo.RunFacts(), None, cluster=cluster))
     record = reading.record
     if reading.files or reading.logs:
         said = f"{len(reading.files)} artifacts and {len(reading.logs)} logs: a file holds the Workflow alone"

@@ -14,6 +14,7 @@ from pipetrail.sources.kfp_v2.places import Place
 
 _NOT_RUN: Final = ("skipped", "omitted")
 _BROKEN: Final = ("failed", "error")
+_ENDED_FROM_OUTSIDE: Final = ("Terminated", "Stopped", "DeadlineExceeded", "PodDeleted")
 
 
 def ran(place: Place) -> bool:
@@ -29,7 +30,8 @@ def outcome(place: Place, execution: Execution | None, run: Outcome) -> Outcome:
         return place.pod.outcome
     driver, dag = place.driver, place.dag
     if driver is not None and driver.outcome.status in _BROKEN:
-        return replace(driver.outcome, reason="DriverFailed", exit_code=None)
+        stopped = driver.outcome.reason in _ENDED_FROM_OUTSIDE
+        return driver.outcome if stopped else replace(driver.outcome, reason="DriverFailed", exit_code=None)
     if driver is not None and driver.outcome.status == "succeeded":
         decided = _decided(driver, execution)
         if decided is not None:
