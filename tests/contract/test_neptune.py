@@ -6,21 +6,27 @@ The server stands in for a vendor's (tests/real/neptune.py); what it holds is re
 import asyncio
 import os
 import signal
+import sys
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_asyncio
 from msgspec.structs import replace
+from tests.contract.neptune_driver import NeptuneDriver
 from tests.contract.test_contract import END, START_MS, everything, point, send, send_again, tracker_run
 from tests.real import neptune
 from tests.real.neptune import Server
+from tests.real.neptune_oracle import Oracle
 from tests.real.proxy import Answer, CommitLater, Drop, Pass, Proxy, Seen, Stall, once
 
 from pipetrail.delivery import plan as plans
 from pipetrail.record import ConfusionMatrix, Html, Markdown, Table
 from pipetrail.targets.addresses import REFUSING
+from pipetrail.targets.neptune import operations as ops
 from pipetrail.targets.neptune import paths, wire
+from pipetrail.targets.neptune.fit import fit
 from pipetrail.targets.neptune.process import Bounds
 from pipetrail.targets.neptune.target import NeptuneTarget
 from pipetrail.targets.target import Batch, File, Plot, Refused, Retry, TargetError, Unauthorised, Unusable
@@ -411,6 +417,31 @@ async def test_a_server_that_hangs_harms_no_other_target(server: Server, proxy: 
     finally:
         await hung.close()
         await well.close()
+
+
+async def test_offline_the_vendors_own_reader_reads_what_we_write(
+    server: Server, experiment: str, tmp_path: Path
+) -> None:
+    """Our operations, in the vendor's offline mode, brought to a server by its own ``sync`` and read by its client."""
+    run = fit(tracker_run(experiment, params={"depth": "4", "rate": "1e-3", "odd": "größe\n"}))
+    content, _ = ops.content(everything(run))
+    operations = (*ops.opening(run, ""), *content, *ops.ending("Finished", run.finished, was_finished=False))
+    environment = {
+        **os.environ, "NEPTUNE_API_TOKEN": server.token(), "NEPTUNE_PROJECT": server.project,
+        "OAUTHLIB_INSECURE_TRANSPORT": "1", "PYTHONPATH": str(Path(__file__).parents[2]),
+    }  # fmt: skip
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "tests.real.neptune_offline", cwd=tmp_path, env=environment,
+        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+    )  # fmt: skip
+    said, _ = await process.communicate(wire.encode(operations))
+    assert process.returncode == 0, said.decode()
+    oracle = Oracle(server.token(), server.project)
+    try:
+        (held,) = NeptuneDriver(server, oracle).oracle(experiment)
+    finally:
+        oracle.close()
+    assert differences(run, held, note=run.note) == ()
 
 
 async def test_a_worker_stays_below_200_mib(target: NeptuneTarget, experiment: str) -> None:
