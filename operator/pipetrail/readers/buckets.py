@@ -14,10 +14,10 @@ from urllib.parse import quote
 
 import obstore
 from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
-from obstore.store import AzureStore, GCSStore, S3Store
+from obstore.store import AzureStore, GCSStore
 
 from pipetrail.formats import Note
-from pipetrail.readers import Fetched, listing
+from pipetrail.readers import Fetched, listing, signing
 from pipetrail.readers.transport import Answer, Refused, Transport, Unreachable
 from pipetrail.record import Frozen
 from pipetrail.sources import AzureLocation, GcsLocation, Location, S3Location
@@ -128,12 +128,7 @@ class Bucket:
             raise Unreachable("the connection failed") from None
 
     async def _listed(self, location: S3Location) -> AsyncIterator[tuple[str, int]]:
-        keys, following = None, ""
-        if not self._anonymous:
-            keys = listing.Keys(
-                access_key=self._credentials.access_key or "", secret_key=self._credentials.secret_key or "",
-                session_token=self._credentials.session_token, region=self._region or location.region or "us-east-1",
-            )  # fmt: skip
+        keys, following = None if self._anonymous else self._keys(location), ""
         while True:
             url = listing.address(self._plain, f"{self.key.strip('/')}/", following, keys, datetime.now(UTC))
             answer = await self._transport.request("GET", url, limit=listing.PAGE_BYTES, ca=self._credentials.ca)
@@ -174,10 +169,19 @@ class Bucket:
         if self._anonymous:
             return f"{self._plain}/{quote(key.lstrip('/'), safe='/~')}"
         try:
+            if isinstance(self._location, S3Location):
+                address = f"{self._plain}/{signing.path(key)}"
+                return signing.signed(method, address, {}, self._keys(self._location), datetime.now(UTC))
             return str(await obstore.sign_async(self._store(), cast("Any", method), key, _SIGNED_FOR))
         except (BaseError, ValueError, TypeError):
             message = f"{self.where}: the key or the credentials can't be used for a signed request"
             raise Failed(failure("StoreKeyUnusable", message)) from None
+
+    def _keys(self, location: S3Location) -> signing.Keys:
+        return signing.Keys(
+            access_key=self._credentials.access_key or "", secret_key=self._credentials.secret_key or "",
+            session_token=self._credentials.session_token, region=self._region or location.region or "us-east-1",
+        )  # fmt: skip
 
     def _store(self) -> Any:
         credentials, location = self._credentials, self._location
@@ -190,22 +194,6 @@ class Bucket:
         retry: Any = {"max_retries": 1, "retry_timeout": timedelta(seconds=10)}
         try:
             match location:
-                case S3Location():
-                    # A provider, not a key in the configuration: with that, obstore would add the environment's
-                    # AWS_SESSION_TOKEN to it and send our own token to the run's store.
-                    config: Any = {
-                        "endpoint": self.base, "aws_endpoint_url_s3": self.base, "skip_signature": self._anonymous,
-                        "region": self._region or location.region or "us-east-1",
-                        "virtual_hosted_style_request": False,
-                    }  # fmt: skip
-                    keys: Any = {
-                        "access_key_id": credentials.access_key, "secret_access_key": credentials.secret_key or "",
-                        "token": credentials.session_token, "expires_at": None,
-                    }  # fmt: skip
-                    return S3Store(
-                        location.bucket, config=config, client_options=options, retry_config=retry,
-                        credential_provider=None if self._anonymous else lambda: keys,
-                    )  # fmt: skip
                 case GcsLocation():
                     gcs: Any = {"skip_signature": True} if self._anonymous else {
                         "service_account_key": _service_account(credentials.service_account_key or "")

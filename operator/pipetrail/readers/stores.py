@@ -16,7 +16,7 @@ from pipetrail.formats import Note, archives
 from pipetrail.formats.metrics import readable
 from pipetrail.readers import Blob, Fetched
 from pipetrail.readers.buckets import Bucket, Credentials, Failed, describe, failure
-from pipetrail.readers.transport import Answer, Refused, Transport, Unreachable
+from pipetrail.readers.transport import Answer, BadCertificate, Refused, Transport, Unreachable
 from pipetrail.record import Frozen
 from pipetrail.sources import Location
 
@@ -143,6 +143,8 @@ class Stores:
             return cast("Fetched", failed.args[0])
         except Refused as refused:
             return failure("StoreRefused", f"{where}: {refused}; such an address is never asked")
+        except BadCertificate as bad:
+            return failure("StoreKeyUnusable", f"{where}: {bad}")
         except Unreachable as unreachable:
             return failure("StoreUnreachable", f"{where}: {unreachable}", again=True)
         except TimeoutError:

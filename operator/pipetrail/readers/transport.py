@@ -30,6 +30,10 @@ class Unreachable(Exception):
     """No answer: refused connection, unknown name, bad certificate or time-out; the message says which, without URL."""
 
 
+class BadCertificate(Exception):
+    """The CA certificate that the store is to be trusted by is none: no request can be made with it."""
+
+
 class Answer(Frozen, frozen=True):
     """What a store said. `size` is what it declared; `data` is empty after a HEAD, an error, or if it is too big.
 
@@ -127,7 +131,7 @@ class Transport:
                 context = ssl.create_default_context()
                 context.load_verify_locations(cadata=ca)
             except (ssl.SSLError, ValueError):
-                raise Unreachable("the CA certificate of its artifact repository is not PEM") from None
+                raise BadCertificate("the CA certificate of its artifact repository is not PEM") from None
             if len(self._contexts) >= 64:
                 self._contexts.clear()
             self._contexts[ca] = context
