@@ -14,6 +14,7 @@ from pipetrail.readers import signing
 CHARACTERS = st.characters(min_codepoint=32, max_codepoint=0x2FF, exclude_characters="/", exclude_categories=["Cc"])
 TEXT = st.text(CHARACTERS, min_size=1, max_size=12)
 NAMES = TEXT.filter(lambda name: name not in (".", ".."))
+SECRETS = TEXT.filter(lambda secret: " " not in secret)  # obstore writes a space as +, as forms do
 
 
 @settings(max_examples=60, deadline=None)
@@ -21,8 +22,8 @@ NAMES = TEXT.filter(lambda name: name not in (".", ".."))
     method=st.sampled_from(["GET", "HEAD"]),
     key=st.lists(NAMES, min_size=1, max_size=3).map("/".join),
     base=st.sampled_from(["http://127.0.0.1:9000", "https://s3.eu-west-1.amazonaws.com", "http://[::1]:9000"]),
-    secret=TEXT,
-    token=st.none() | TEXT,
+    secret=SECRETS,
+    token=st.none() | SECRETS,
 )
 def test_a_signature_is_the_one_that_obstore_makes(method, key, base, secret, token):
     login = {"access_key_id": "AKIA", "secret_access_key": secret, "token": token, "expires_at": None}
