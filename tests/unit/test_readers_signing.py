@@ -1,6 +1,7 @@
 """Our signatures are those of obstore, for any key and any credentials."""
 
 from datetime import UTC, datetime, timedelta
+from urllib.parse import parse_qsl
 
 import obstore
 import pytest
@@ -14,7 +15,6 @@ from pipetrail.readers import signing
 CHARACTERS = st.characters(min_codepoint=32, max_codepoint=0x2FF, exclude_characters="/", exclude_categories=["Cc"])
 TEXT = st.text(CHARACTERS, min_size=1, max_size=12)
 NAMES = TEXT.filter(lambda name: name not in (".", ".."))
-SECRETS = TEXT.filter(lambda secret: " " not in secret)  # obstore writes a space as +, as forms do
 
 
 @settings(max_examples=60, deadline=None)
@@ -22,8 +22,8 @@ SECRETS = TEXT.filter(lambda secret: " " not in secret)  # obstore writes a spac
     method=st.sampled_from(["GET", "HEAD"]),
     key=st.lists(NAMES, min_size=1, max_size=3).map("/".join),
     base=st.sampled_from(["http://127.0.0.1:9000", "https://s3.eu-west-1.amazonaws.com", "http://[::1]:9000"]),
-    secret=SECRETS,
-    token=st.none() | SECRETS,
+    secret=TEXT,
+    token=st.none() | TEXT,
 )
 def test_a_signature_is_the_one_that_obstore_makes(method, key, base, secret, token):
     login = {"access_key_id": "AKIA", "secret_access_key": secret, "token": token, "expires_at": None}
@@ -34,7 +34,7 @@ def test_a_signature_is_the_one_that_obstore_makes(method, key, base, secret, to
     keys = signing.Keys(access_key="AKIA", secret_key=secret, session_token=token, region="eu-west-1")
     ours = signing.signed(method, f"{base}/bucket/{signing.path(key)}", {}, keys, at)
     assert ours.partition("?")[0] == theirs.partition("?")[0]
-    assert sorted(ours.partition("?")[2].split("&")) == sorted(theirs.partition("?")[2].split("&"))
+    assert sorted(parse_qsl(ours.partition("?")[2])) == sorted(parse_qsl(theirs.partition("?")[2]))
 
 
 @pytest.mark.parametrize("key", ["a//b", "a/../b", "./a", "..", "a\nb", "\x00", "a\x7f", "/", ""])
