@@ -13,6 +13,7 @@ from pipetrail.delivery.book import Book
 from pipetrail.delivery.courier import LOOK_AGAIN_S, Courier, Differs, Progress
 from pipetrail.delivery.lane import Done, Later, Verdict
 from pipetrail.delivery.ledger import Entry, Ledger
+from pipetrail.delivery.metadata import certain
 from pipetrail.delivery.roster import Seat
 from pipetrail.delivery.runs import RunState
 from pipetrail.kube import Kube
@@ -90,7 +91,7 @@ class Deliveries:
             progress = state.progress[seat.ref] = await self._begin(seat, state, entry, pinned, record)
         waits = again and progress.missing_for_s() < api.seconds(seat.spec.delivery.max_elapsed)
         try:
-            tree = self._tree(seat, progress.entry, record)
+            tree = self._tree(seat, progress.entry, certain(record) if waits else record)
             settled = await courier.deliver(progress, tree, record, reopened=reopened, waits=waits)
         except Differs:
             await self._next_attempt(seat, state, progress, record)
@@ -122,7 +123,7 @@ class Deliveries:
                 return None
             state.header = read
         reading = await self._reading(state, body)
-        unseen = _unseen(reading.record) - state.asked_for
+        unseen = _unseen(self._as_argo_has_it(reading, state, body)) - state.asked_for
         if unseen and state.last_body is None:
             # The Workflow's watch was faster than the pods'. A tracker fixes a child's start when it is made, and only
             # the pod knows when the program began: ask once instead of waiting for the event.
@@ -133,6 +134,12 @@ class Deliveries:
 
     async def _reading(self, state: RunState, body: Any) -> Reading:
         return await capture.reading(body, state.facts, state.said.at(body, self._reader), cluster=self._cluster)
+
+    def _as_argo_has_it(self, reading: Reading, state: RunState, body: Any) -> Record:
+        """The record with a step for each pod: of KFP's own pods, drivers and the like, a user's record shows none."""
+        if reading.record.source == "argo":
+            return reading.record
+        return argo.read(body, state.facts, cluster=self._cluster).record
 
     async def _ask_for_facts(self, state: RunState) -> None:
         before = state.facts
