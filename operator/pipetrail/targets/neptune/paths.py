@@ -51,8 +51,9 @@ def of(kind: Kind, name: str) -> str:
         case "metric":
             return METRICS + name
         case "tag":
-            ours = OUR_TAGS + name.removeprefix("pipetrail.")
-            free = name.startswith("pipetrail.") and not OWN & {ours, *_above(ours)}
+            rest = name.removeprefix("pipetrail.")
+            ours = OUR_TAGS + rest
+            free = rest and rest != name and not rest.startswith("/") and not OWN & {ours, *_above(ours)}
             return ours if free else OTHER_TAGS + name
 
 
