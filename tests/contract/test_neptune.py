@@ -17,8 +17,10 @@ from msgspec.structs import replace
 from tests.contract.neptune_driver import NeptuneDriver
 from tests.contract.test_contract import END, START_MS, everything, point, send, send_again, tracker_run
 from tests.real import neptune
+from tests.real.mlflow import free_port
 from tests.real.neptune import Server
 from tests.real.neptune_oracle import Oracle
+from tests.real.pki import Pki
 from tests.real.proxy import Answer, CommitLater, Drop, Pass, Proxy, Seen, Stall, once
 
 from pipetrail.delivery import plan as plans
@@ -140,6 +142,32 @@ async def test_an_address_that_is_refused_is_never_called(server: Server, proxy:
         await target.check()
     assert caught.value.reason == "AddressRefused"
     assert proxy.log == []
+    await target.close()
+
+
+async def test_the_bundle_decides_whose_certificate_is_trusted(server: Server, tmp_path: Path, experiment: str) -> None:
+    ours, theirs = Pki(tmp_path / "ours"), Pki(tmp_path / "theirs")
+    for expired, ca_pem, trusted in (
+        (False, ours.ca_pem, True), (False, theirs.ca_pem, False), (False, None, False), (True, ours.ca_pem, False),
+    ):  # fmt: skip
+        async with Proxy(server.url, tls=ours.server("127.0.0.1", expired=expired)) as tls:
+            target = NeptuneTarget(tls.url, server.project, server.token(tls.url), ca_pem=ca_pem, bounds=QUICK)
+            if trusted:
+                run, handle = await send(target, tracker_run(experiment))
+                assert differences(run, await target.read(handle), note=run.note) == ()
+            else:
+                with pytest.raises(Unusable) as caught:
+                    await target.check()
+                assert caught.value.reason == "TlsFailed"
+            await target.close()
+
+
+async def test_nobody_listens_there(server: Server) -> None:
+    nowhere = f"http://127.0.0.1:{free_port()}"
+    target = NeptuneTarget(nowhere, server.project, server.token(nowhere), bounds=QUICK)
+    with pytest.raises(Retry) as caught:
+        await target.open(target.fit(tracker_run("x")), None)
+    assert (caught.value.reason, caught.value.doubtful) == ("Unreachable", False)
     await target.close()
 
 
