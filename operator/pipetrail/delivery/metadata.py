@@ -86,7 +86,8 @@ def _moment(body: Any) -> Moment:
     ended = frozenset(
         (key, str(node.get("phase")), str(node.get("finishedAt")))
         for key, node in (nodes.items() if isinstance(nodes, Mapping) else ())
-        if isinstance(node, Mapping) and node.get("type") == "Pod" and node.get("phase") in TERMINAL and _gives(node)
+        if isinstance(node, Mapping) and node.get("type") == "Pod" and str(node.get("phase")) in TERMINAL
+        if _gives(node)
     )
     # A big run's nodes are packed, or lie in Argo's database: then each version counts.
     packed = (str(status.get("compressedNodes")), str(status.get("offloadNodeStatusVersion")))
