@@ -3,7 +3,7 @@
 #   buildah bud --tag registry.example.com/pipetrail:0.1.0 .        (or: docker build)
 #
 # The base image is an argument, so that a mirror, a pinned digest or a base of your own can stand in. It needs Python
-# 3.11 with the module venv as `python3` and glibc. Pin it in production: BASE=docker.io/library/python@sha256:….
+# 3.11 with the module venv as `python3`, glibc and libstdc++. Pin it in production: BASE=docker.io/library/python@sha256:….
 ARG BASE=docker.io/library/python:3.11-slim-bookworm
 
 FROM ${BASE} AS build

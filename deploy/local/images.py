@@ -22,7 +22,8 @@ ARGOEXEC = f"lab.local/argoexec:v{ARGO}"
 PYTHON = "lab.local/python:3.11"
 # Python 3.11 is this release's own.
 DEBIAN_RELEASE = "bookworm"
-PYTHON_PACKAGES = ("python3", "python3-pip", "python3-venv", "ca-certificates", "busybox-static")
+# libstdc++6 is what wheels of C++ need and what Debian's own slim images have.
+PYTHON_PACKAGES = ("python3", "python3-pip", "python3-venv", "ca-certificates", "busybox-static", "libstdc++6")
 BOOTSTRAP = ("--variant=essential", f"--include={','.join(PYTHON_PACKAGES)}", DEBIAN_RELEASE)
 # Removed from the image: nobody reads manual pages in a step, and every pod's start unpacks less.
 TRIMMED = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*", "/var/cache/apt/*", "/var/lib/apt/lists/*")

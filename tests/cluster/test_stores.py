@@ -225,7 +225,7 @@ async def test_a_secret_of_a_namespace_without_binding_names_the_role(store, clu
         fetched = await reader.artifact(secret, file(store.location("started")))
         await reader.close()
     assert (reasons(fetched), fetched.again) == (["StoreForbidden"], True)
-    assert f"bind Role pipetrail-artifacts in namespace {secret}" in fetched.notes[0].message
+    assert f"bind ClusterRole pipetrail-references in namespace {secret}" in fetched.notes[0].message
 
 
 async def test_a_missing_secret_and_a_missing_key_are_named(store, reader, kubectl, namespace):

@@ -6,8 +6,10 @@ second one does, and what an uninstall leaves. The tests are steps of one story,
 
 import json
 import math
+import os
 import re
 import secrets
+import shutil
 import subprocess
 import time
 from collections.abc import Iterator
@@ -18,6 +20,7 @@ import pytest
 from tests.cluster.fixtures import Cluster, Kubectl, _missing
 from tests.e2e import install, oracle
 from tests.e2e.install import Installation, get, ready, until
+from tests.e2e.stage import ROOT
 from tests.real import mlflow as real_mlflow
 
 from pipetrail.delivery.plan import value_id
@@ -238,7 +241,98 @@ def test_one_that_is_asked_to_go_gives_the_lease_back(house: House) -> None:
     assert '"event": "waiting for the lease"' not in installation.logs(pod)
 
 
-def test_an_uninstall_leaves_nothing(house: House, node_cluster: Cluster) -> None:
+GUIDE = (ROOT / "docs" / "install.md").read_text()
+
+
+def commands() -> dict[str, str]:
+    """The shell blocks of the guide by the heading that they stand under."""
+    found: dict[str, str] = {}
+    for section in re.split(r"^## ", GUIDE, flags=re.MULTILINE)[1:]:
+        heading = section.partition("\n")[0]
+        for block in re.findall(r"^```sh\n(.*?)^```$", section, re.MULTILINE | re.DOTALL):
+            found[heading] = found.get(heading, "") + block
+    return found
+
+
+def follow(house: House, block: str, tmp_path: Path) -> str:
+    """Run a block in a shell, with the names and folders of this installation for the guide's; what it printed."""
+    ours = house.installation
+    name, space = f"pipetrail-{ours.suffix}", ours.namespace
+    per_tenant = Installation(ours.cluster, tmp_path / "per-tenant", ours.watched, "overlays/per-tenant", ours.suffix)
+    running = ours.pod()["spec"]["containers"][0]["image"] if ours.pods() else "lab.local/pipetrail:none"
+    binding = tmp_path / "tenant"
+    shutil.copytree(install.KUSTOMIZE / "overlays/per-tenant/tenant", binding, dirs_exist_ok=True)
+    text = (
+        (binding / "binding.yaml")
+        .read_text()
+        .replace(
+            "kind: ClusterRole, name: pipetrail-references",
+            f"kind: ClusterRole, name: pipetrail-references-{ours.suffix}",
+        )
+    )
+    (binding / "binding.yaml").write_text(
+        text.replace("name: pipetrail, namespace: pipetrail", f"name: {name}, namespace: {space}")
+    )
+    names = {
+        "deploy/kustomize/overlays/per-tenant/tenant": str(binding),
+        "deploy/kustomize/overlays/per-tenant": str(per_tenant.write(running)),
+        "deploy/kustomize/base": str(ours.folder),
+        "clusterrolebinding pipetrail-references": f"clusterrolebinding pipetrail-references-{ours.suffix}",
+        "deployment/pipetrail": f"deployment/{name}",
+        "services/pipetrail-metrics": f"services/pipetrail-metrics-{ours.suffix}",
+        "-n pipetrail": f"-n {space}", "namespaces/pipetrail/": f"namespaces/{space}/", "team-a": house.team,
+        "http://mlflow.mlflow.svc:5000": f"http://mlflow.{house.team}.lab.local:{house.tracker.port}",
+    }  # fmt: skip
+    for guide, here in names.items():
+        block = block.replace(guide, here)
+    environment = {
+        **os.environ, "KUBECONFIG": str(ours.cluster.kubeconfig),
+        "PATH": f"{Path(ours.cluster.kubectl).parent}:{os.environ['PATH']}",
+    }  # fmt: skip
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", block], cwd=ROOT, env=environment, capture_output=True, text=True,
+        timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, f"{block}\n{done.stdout[-1000:]}\n{done.stderr[-2000:]}"
+    return done.stdout
+
+
+def test_the_image_is_built_as_the_guide_says() -> None:
+    """`cluster.py image` ran the same two commands for this test, but for where the base and the result are."""
+    build, push = commands()["1. An image"].strip().splitlines()
+    source = (ROOT / "deploy" / "local" / "image_of_operator.py").read_text()
+    assert (build.split()[:3], push.split()[:2]) == (["buildah", "bud", "--tag"], ["buildah", "push"])
+    assert all(word in source for word in ('"bud"', '"--tag"', '"push"'))
+
+
+@pytest.mark.parametrize("heading", ["2. The operator", "3. A target", "Look at it", "Upgrade", "Per tenant"])
+def test_every_command_of_the_guide_works(house: House, tmp_path: Path, heading: str) -> None:
+    said = follow(house, commands()[heading], tmp_path)
+    expected = {
+        "2. The operator": "successfully rolled out", "3. A target": "sweep", "Look at it": "pipetrail_points_total",
+        "Upgrade": "successfully rolled out", "Per tenant": "deleted",
+    }  # fmt: skip
+    assert expected[heading] in said
+
+
+def test_the_guide_has_no_other_commands() -> None:
+    tried = {"1. An image", "2. The operator", "3. A target", "Look at it", "Upgrade", "Per tenant", "Uninstall"}
+    assert commands().keys() == tried
+
+
+def test_with_per_tenant_a_namespace_without_the_binding_is_told_so(house: House) -> None:
+    """The guide's block has bound the team's namespace; the binding goes, and the target says what to add."""
+    house.kubectl("delete", "rolebinding", "pipetrail-references", "-n", house.team)
+    secret = {"bearerTokenSecretRef": {"name": "mlflow", "key": "token"}}
+    patch = json.dumps({"spec": {"backend": {"mlflow": {"auth": secret}}}})
+    house.kubectl("patch", "tt", "mlflow", "-n", house.team, "--type=merge", "-p", patch)
+    house.kubectl(
+        "wait", "tt/mlflow", "-n", house.team, "--timeout=60s",
+        "--for=jsonpath={.status.conditions[?(@.type=='Ready')].reason}=RefForbidden", timeout_s=90,
+    )  # fmt: skip
+
+
+def test_an_uninstall_leaves_nothing(house: House, tmp_path: Path) -> None:
     installation = house.installation
     house.kubectl("delete", "tt,trun", "--all", "-n", house.team)
 
@@ -246,11 +340,11 @@ def test_an_uninstall_leaves_nothing(house: House, node_cluster: Cluster) -> Non
         kinds = house.kubectl("api-resources", "--verbs=list", "--namespaced=false", "-o", "name").out.split()
         kinds += ["rolebindings.rbac.authorization.k8s.io", "roles.rbac.authorization.k8s.io", "leases", "configmaps"]
         listed = house.kubectl("get", ",".join(kinds), "-A", "-o", "name", "--ignore-not-found", check=False).out
-        return sorted(name for name in listed.split() if re.search(installation.suffix, name))
+        return sorted(name for name in listed.split() if installation.suffix in name)
 
     before = ours()
     print("before:", *before, sep="\n  ")
     assert f"namespace/{installation.namespace}" in before
-    installation.delete()
+    follow(house, commands()["Uninstall"], tmp_path)
     until("its namespace is gone", lambda: f"namespace/{installation.namespace}" not in ours(), within_s=90)
     assert ours() == []

@@ -108,7 +108,7 @@ async def test_a_secret_that_the_operator_may_not_read_names_the_binding_to_add(
     wire.answers[f"{NS}/secrets/store"] = (403, {"reason": "Forbidden", "message": "CANARY"})
     fetched = await reader.artifact("team-a", file(wire))
     assert (reasons(fetched), fetched.present, fetched.again) == (["StoreForbidden"], None, True)
-    assert "bind Role pipetrail-artifacts in namespace team-a" in fetched.notes[0].message
+    assert "bind ClusterRole pipetrail-references in namespace team-a" in fetched.notes[0].message
 
 
 async def test_once_the_binding_is_there_the_artifact_is_read_at_once(wire, reader):

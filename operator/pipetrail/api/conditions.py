@@ -70,7 +70,8 @@ REASONS: Final[Mapping[str, Reason]] = {
     "RefForbidden": Reason(
         on=("ResolvedRefs", "Ready"),
         means="The operator may not read the Secret or ConfigMap.",
-        next_step="Bind the operator's ServiceAccount a Role that gets secrets and configmaps (deploy/rbac.yaml).",
+        next_step="Bind ClusterRole pipetrail-references in that namespace: "
+        "kubectl apply -n NAMESPACE -k deploy/kustomize/overlays/per-tenant/tenant.",
     ),
     "Unreachable": Reason(
         on=("Reachable", "Ready"),

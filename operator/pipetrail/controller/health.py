@@ -85,9 +85,15 @@ async def serving(health: Health, listen: str) -> AsyncIterator[None]:
     async def metrics(_request: web.Request) -> web.Response:
         return web.Response(body=generate_latest(shown), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
+    async def healthz(_request: web.Request) -> web.Response:
+        return _verdict(health.ills())
+
+    async def readyz(_request: web.Request) -> web.Response:
+        return _verdict(health.lacks())
+
     app = web.Application(client_max_size=1 << 10)
-    app.router.add_get("/healthz", lambda _: _verdict(health.ills()))
-    app.router.add_get("/readyz", lambda _: _verdict(health.lacks()))
+    app.router.add_get("/healthz", healthz)
+    app.router.add_get("/readyz", readyz)
     app.router.add_get("/metrics", metrics)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=CLOSING_S, handle_signals=False)
     await runner.setup()
@@ -101,5 +107,5 @@ async def serving(health: Health, listen: str) -> AsyncIterator[None]:
         await runner.cleanup()
 
 
-async def _verdict(wrong: list[str]) -> web.Response:
+def _verdict(wrong: list[str]) -> web.Response:
     return web.Response(text="\n".join(wrong or ["ok"]) + "\n", status=503 if wrong else 200)

@@ -298,7 +298,7 @@ class Roster:
             if error.status != 403:
                 raise
             raise RefError(
-                "RefForbidden", f"the operator may not read {where}: bind it a Role that gets {plural}"
+                "RefForbidden", f"the operator may not read {where}: bind ClusterRole pipetrail-references there"
             ) from None
         value = (body.get("data") or {}).get(ref.key)
         if value is None:

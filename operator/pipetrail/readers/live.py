@@ -171,7 +171,7 @@ def _refused(error: ApiError, namespace: str, name: str) -> Fetched:
         case 401 | 403:
             message = (
                 f"the operator may not read the Secret {name!r}, which holds the artifact store's keys; "
-                f"bind Role pipetrail-artifacts in namespace {namespace} to the operator's ServiceAccount"
+                f"bind ClusterRole pipetrail-references in namespace {namespace} to the operator's ServiceAccount"
             )
             return failure("StoreForbidden", message, again=True)
         case 404:
