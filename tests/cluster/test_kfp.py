@@ -6,11 +6,8 @@ is right is told twice: by truth.json, written from the pipelines' sources, and 
 
 import asyncio
 import contextlib
-import json
-import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from tests.cluster.fixtures import Cluster
@@ -18,6 +15,7 @@ from tests.e2e import oracle
 from tests.e2e.stage import Stage, until
 from tests.real import mlflow as real_mlflow
 from tests.real import mlmd
+from tests.real.kfp import KFP, RECORDED_STORE, RUNS, TASKS, as_it_happened, truth
 from tests.real.mlmd_broken import CALLS, broken
 from tests.real.operator import Operator
 
@@ -25,10 +23,6 @@ from pipetrail import replay
 from pipetrail.delivery.plan import value_id
 
 pytestmark = [pytest.mark.api, pytest.mark.mlflow]
-KFP = Path(__file__).parents[1] / "data" / "kfp"
-RUNS = ("iris", "iris-cached", "loops", "fails")
-TASKS = {"iris": 3, "iris-cached": 3, "loops": 8, "fails": 4}  # pods of tasks that ended, or drivers of cached ones
-RECORDED_STORE = "s3.lab.local:9000"
 TARGET = "mlflow"
 Play = Callable[..., Awaitable[replay.Replayed]]
 
@@ -71,10 +65,6 @@ async def working(stage: Stage, metadata: mlmd.Store, tracker, tmp_path: Path) -
         yield made
     finally:
         made.kill()
-
-
-def truth(name: str) -> Any:
-    return json.loads((KFP / name / "truth.json").read_text())
 
 
 def wanted_of(name: str) -> dict[tuple[str, str], dict[str, str]]:
@@ -130,17 +120,10 @@ async def missing(stage: Stage, run: str) -> set[str]:
 
 @pytest.fixture(scope="module")
 def recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The recordings as they happened, with what Argo archived of their pods' logs: no pod runs that had one."""
+    """The recordings as they happened."""
     root = tmp_path_factory.mktemp("recordings")
     for name in RUNS:
-        shutil.copytree(KFP / name, root / name)
-        (root / name / "live.jsonl.gz").rename(root / name / "events.jsonl.gz")
-        run = truth(name)["run"]["name"]
-        for log in (root / name).glob("logs/*/main.log"):
-            archived = root / name / "store" / "artifacts" / run / log.parent.name / "main.log"
-            archived.parent.mkdir(parents=True)
-            lines = log.read_text().splitlines(keepends=True)
-            archived.write_text("".join(line.partition(" ")[2] for line in lines))
+        as_it_happened(name, root)
     return root
 
 
