@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from rich.console import Console
-from tests.bench import boards, counts, events, latency, memory, neighbour, trackers
+from tests.bench import boards, counts, events, latency, memory, metadata, neighbour, trackers, workers
 from tests.bench.place import Place, Trouble, place
 from tests.bench.table import Row, plain, show
 
@@ -20,7 +20,9 @@ MEASUREMENTS: Final[dict[str, Callable[[Place], Awaitable[list[Row]]]]] = {
     "memory": memory.measure,
     "tracker": trackers.measure,
     "boards": boards.measure,
+    "workers": workers.measure,
     "requests": counts.measure,
+    "metadata": metadata.measure,
     "latency": latency.measure,
     "neighbour": neighbour.measure,
 }
