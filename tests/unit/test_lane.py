@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import random
+import tracemalloc
 
 import pytest
 
@@ -134,3 +135,98 @@ def test_backoff_is_full_jitter_up_to_its_cap() -> None:
     rng = random.Random(7)
     pauses = [backoff_s(n, rng=rng) for n in range(1, 40) for _ in range(20)]
     assert (min(pauses) >= 0.05, max(pauses) <= 300.0, max(pauses) > 250.0) == (True, True, True)
+
+
+async def test_each_namespace_gets_its_turn_though_one_has_five_thousand_runs_waiting() -> None:
+    desk = Desk(takes_s=0.01)
+    async with running(desk, concurrency=2) as lane:
+        for n in range(5000):
+            lane.offer(f"busy{n}", group="busy")
+        await asyncio.sleep(1)
+        before = len(desk.done)
+        lane.offer("quiet", group="quiet")
+        await asyncio.sleep(0.1)
+    assert "quiet" in desk.keys[before : before + 2]
+
+
+async def test_live_runs_go_before_backfill_and_one_that_fails_keeps_its_place_in_the_order() -> None:
+    desk = Desk({"old0": [Later(after_s=1.0)]}, takes_s=0.1)
+    async with running(desk, concurrency=1) as lane:
+        for n in range(20):
+            lane.offer(f"old{n}", group="a", priority="Backfill")
+        await asyncio.sleep(0.05)
+        for n in range(12):
+            lane.offer(f"new{n}", group="a")
+        await asyncio.sleep(10)
+    assert desk.keys[0] == "old0"
+    assert desk.keys[1:13] == [f"new{n}" for n in range(12)]
+    assert desk.keys.count("old0") == 2
+
+
+async def test_news_of_a_run_that_is_being_backfilled_makes_it_live() -> None:
+    desk = Desk(takes_s=0.1)
+    async with running(desk, concurrency=1) as lane:
+        for n in range(20):
+            lane.offer(f"old{n}", priority="Backfill")
+        await asyncio.sleep(0.05)
+        lane.offer("old0")
+        await asyncio.sleep(5)
+    assert desk.keys[:3] == ["old0", "old0", "old1"]
+
+
+async def test_a_cancellation_that_is_not_the_lane_s_own_costs_a_key_nothing_but_a_second() -> None:
+    turns = []
+
+    async def work(key: str) -> Verdict:
+        turns.append(round(asyncio.get_running_loop().time(), 1))
+        if len(turns) == 1:
+            raise asyncio.CancelledError  # as from a future that someone else cancelled
+        return Done()
+
+    lane = Lane(work, concurrency=2, requests_per_second=1000)
+    task = asyncio.create_task(lane.run())
+    lane.offer("a")
+    await asyncio.sleep(10)
+    assert (turns, lane.waiting, task.done()) == ([0.0, 1.0], 0, False)
+    task.cancel()
+    await asyncio.wait([task])
+    assert task.cancelled()
+
+
+async def test_a_lane_that_drains_ends_what_is_under_way_and_starts_only_what_cannot_be_read_again() -> None:
+    desk = Desk(takes_s=1.0)
+    async with running(desk, concurrency=1) as lane:
+        for key in ("a", "b", "c"):
+            lane.offer(key)
+        await asyncio.sleep(0.5)
+        lane.drain({"c"})
+        lane.offer("b")
+        lane.offer("d")
+        assert (lane.idle, lane.waiting) == (False, 2)
+        await asyncio.sleep(10)
+        assert (desk.keys, lane.idle, lane.waiting) == (["a", "c"], True, 0)
+
+
+async def test_when_a_lane_went_on_after_a_halt_is_known_and_a_resume_of_a_lane_that_went_is_none() -> None:
+    async with running(Desk()) as lane:
+        await asyncio.sleep(5)
+        lane.resume()
+        before = lane.resumed_at
+        lane.halt()
+        await asyncio.sleep(5)
+        lane.resume()
+    assert (before, round(lane.resumed_at)) == (float("-inf"), 10)
+
+
+async def test_what_a_lane_keeps_of_a_waiting_key_is_less_than_a_kibibyte() -> None:
+    lane = Lane(Desk().work, concurrency=1, requests_per_second=1)
+    keys = [f"{n:036}" for n in range(5000)]
+    tracemalloc.start()
+    try:
+        for _ in range(3):
+            for n, key in enumerate(keys):
+                lane.offer(key, group=f"team-{n % 50}")
+        held = tracemalloc.get_traced_memory()[0] / len(keys)
+    finally:
+        tracemalloc.stop()
+    assert held < 1024, f"{held:.0f} bytes a key"

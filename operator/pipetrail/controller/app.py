@@ -227,9 +227,10 @@ async def _cluster_uid(kube: Kube) -> str:
 
 
 async def _drain(dispatch: Dispatch) -> None:
-    """What is under way may end; nothing depends on it."""
+    """What is under way may end, and what only we know may start; nothing depends on it."""
+    dispatch.drain()
     end = asyncio.get_running_loop().time() + DRAIN_S
     while asyncio.get_running_loop().time() < end:
-        if not any(seat.ready and seat.lane.busy for seat in dispatch.roster.seats()):
+        if not any(seat.ready and not seat.lane.idle for seat in dispatch.roster.seats()):
             return
         await asyncio.sleep(0.1)

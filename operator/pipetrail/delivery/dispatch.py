@@ -156,13 +156,15 @@ class Dispatch:
         entry = self.book.get((header.namespace, header.uid), seat.ref)
         if entry is None:
             return isinstance(self.decide(seat, header), policy.Taken)
-        open_still = not entry.settled or bool(entry.status.doubtful_at) or entry.reopened(header.generation)
+        # The survey looks at doubts of what was given up: no run has to be remembered for them.
+        doubted = bool(entry.status.doubtful_at) and entry.status.phase == "Synced"
+        open_still = not entry.settled or doubted or entry.reopened(header.generation)
         return remembered or open_still
 
     def _offer(self, state: RunState) -> None:
         state.settled_at = None
         for seat in self.takers(state.header):
-            seat.lane.offer(state.uid)
+            seat.lane.offer(state.uid, group=state.header.namespace)
 
     # --- a lane's turn --------------------------------------------------------------------------------------------
 
@@ -233,7 +235,8 @@ class Dispatch:
         if progress is None:
             return Later(after_s=after_s)
         now = _now()
-        if progress.failing_since is None:
+        if progress.failing_since is None or progress.failing_since < seat.lane.resumed_at:
+            # While the lane was halted nothing was tried: that time is not held against the run.
             progress.failing_since = now
             run = run_name(state)
             observe.log().warning("retrying", run=run, target=str(seat.ref), reason=error.reason, cause=error.message)
@@ -250,10 +253,11 @@ class Dispatch:
         progress = state.progress.get(seat.ref)
         if progress is None:
             return Done()
+        doubt = "" if progress.doubtful_at is None else progress.entry.status.doubtful_at or ledgers.now()
         try:
             progress.entry = await self._ledger.write(
                 progress.entry, phase="Failed", reason=reason, message=message[: ledgers.MAX_TEXT],
-                changes=ledgers.changes(progress.changes),
+                changes=ledgers.changes(progress.changes), doubtful_at=doubt,
             )  # fmt: skip
         except (KubeError, Lost) as error:
             # Not said is not settled: nothing would look at it again.
@@ -286,6 +290,12 @@ class Dispatch:
                 self.book.add(await self._ledger.write(entry, phase="Stopped", reason="TargetDeleted", message=said))
             except (KubeError, Lost) as error:
                 observe.log().warning("not stopped", run=entry.spec.run.name, target=str(ref), cause=str(error))
+
+    def drain(self) -> None:
+        """Start nothing more but what can't be read again after us: runs that were deleted and are only here."""
+        only = {state.uid for state in self.runs.all() if state.last_body is not None}
+        for seat in self.roster.seats():
+            seat.lane.drain(only)
 
     # --- now and then ---------------------------------------------------------------------------------------------
 
