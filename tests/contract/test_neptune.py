@@ -229,6 +229,22 @@ async def test_an_attribute_that_is_lost_is_noticed_and_sent_again(
     assert steps(server, experiment) == [0, 1, 2, 3, 4]
 
 
+@pytest.mark.parametrize("lost", ["^sys/name$", "^pipetrail/started$", "^pipetrail/key$"])
+async def test_a_run_that_was_made_and_not_marked_whole_is_taken_up_again(
+    server: Server, target: NeptuneTarget, experiment: str, lost: str
+) -> None:
+    run = target.fit(tracker_run(experiment))
+    server.faults(lose=lost)
+    with pytest.raises(Retry) as caught:
+        await target.open(run, None)
+    assert caught.value.doubtful
+    assert await target.find(run) == []
+    server.faults()
+    handle = await target.open(run, None)
+    assert (await target.write(handle, everything(run))).changes == ()
+    assert differences(run, await target.read(handle), note=run.note) == ()
+
+
 async def test_a_server_that_takes_series_in_order_alone_gets_what_comes_late_too(
     server: Server, target: NeptuneTarget, experiment: str
 ) -> None:
@@ -453,7 +469,12 @@ async def test_offline_the_vendors_own_reader_reads_what_we_write(
     """Our operations, in the vendor's offline mode, brought to a server by its own ``sync`` and read by its client."""
     run = fit(tracker_run(experiment, params={"depth": "4", "rate": "1e-3", "odd": "größe\n"}))
     content, _ = ops.content(everything(run))
-    operations = (*ops.opening(run, ""), *content, *ops.ending("Finished", run.finished, was_finished=False))
+    operations = (
+        *ops.opening(run, ""),
+        *ops.claiming(run.key),
+        *content,
+        *ops.ending("Finished", run.finished, was_finished=False),
+    )
     environment = {
         **os.environ, "NEPTUNE_API_TOKEN": server.token(), "NEPTUNE_PROJECT": server.project,
         "OAUTHLIB_INSECURE_TRANSPORT": "1", "PYTHONPATH": str(Path(__file__).parents[2]),

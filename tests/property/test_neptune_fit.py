@@ -102,7 +102,7 @@ def test_what_is_sent_reads_back_as_what_was_wanted(run: TrackerRun) -> None:
     end = operations.ending(fitted.status, None, was_finished=False)
     there: dict[str, wire.Attribute] = {}
     series = {}
-    for operation in (*operations.opening(fitted, ""), *made, *end):
+    for operation in (*operations.opening(fitted, ""), *operations.claiming(fitted.key), *made, *end):
         match operation:
             case wire.Append(path=path, points=points):
                 series[path] = points

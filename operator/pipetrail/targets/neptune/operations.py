@@ -25,9 +25,8 @@ Point = tuple[float, float, int]  # value, step, milliseconds since 1970
 
 
 def opening(run: TrackerRun, parent: str) -> tuple[Operation, ...]:
-    """What a new run is told at once: whose it is, its name, tags and note, and that it runs."""
+    """What a new run is told first: its root, name, tags and note, and that it runs."""
     made: list[Operation] = [
-        AssignText(path=paths.KEY, value=run.key),
         AssignText(path=paths.ROOT, value=paths.custom_id(run.root)),
         AssignText(path=paths.EXPERIMENT, value=run.experiment),
         AssignText(path=paths.NAME, value=run.name),
@@ -39,6 +38,11 @@ def opening(run: TrackerRun, parent: str) -> tuple[Operation, ...]:
         made.append(AssignText(path=paths.PARENT, value=parent))
     made += [AssignText(path=paths.of("tag", k), value=v) for k, v in run.tags.items()]
     return (*made, *noting(run.note)) if run.note else tuple(made)
+
+
+def claiming(key: str) -> tuple[Operation, ...]:
+    """What a new run is told last: whose it is. One that has a key of ours has all that :func:`opening` says."""
+    return (AssignText(path=paths.KEY, value=key),)
 
 
 def noting(note: str) -> tuple[Operation, ...]:

@@ -117,7 +117,7 @@ class NeptuneTarget:
         return sorted(runs, key=lambda h: (h.key != run.root, _number(h.handle.id), h.handle.id))
 
     async def open(self, run: TrackerRun, parent: Handle | None) -> Handle:
-        """The run with the id that is its key's, made if it is not there, then told whose it is in one request.
+        """The run with the id that is its key's, made if it is not there, then told what it is, and whose.
 
         One that carries the key already is not written to: the courier must read first what it holds.
         """
@@ -133,12 +133,16 @@ class NeptuneTarget:
             if key.value != run.key:
                 raise Refused("NotOurs", f"run {made.short} has the id of this run and carries another key")
             raise Retry("AlreadyThere", f"run {made.short} is there already: it is read first", doubtful=True)
-        if foreign := [path for path in marks if not path.startswith(_SYSTEM)]:
+        begun = marks.get(paths.ROOT)
+        foreign = [path for path in marks if not path.startswith(_SYSTEM)]
+        if foreign and (begun is None or begun.value != root):
             raise Refused("NotOurs", f"run {made.short} has the id of this run, no key of ours, and {foreign[0]}")
         # Of a run that is new nothing can be refused but by a rule that we don't know: then the run would lack it.
         changes = await self._sender.send(made.id, ops.opening(run, parent.id if parent is not None else ""))
         if any(change.item == "run" for change in changes):
             raise Refused("Rejected", f"Neptune does not take {changes[0].key} of the run: {changes[0].detail}")
+        if refused := await self._sender.send(made.id, ops.claiming(run.key)):
+            raise Refused("Rejected", f"Neptune does not take the run's key: {refused[0].detail}")
         return held.handle(self._server_uri, self._project, made.short)
 
     async def write(self, handle: Handle, batch: Batch) -> Receipt:
