@@ -289,6 +289,24 @@ async def test_an_operation_is_never_sent_twice_by_the_client_itself(
     assert len(proxy.calls(OPERATIONS)) == before + 1
 
 
+async def test_nor_after_a_broken_tls_connection_where_it_would_try_once_more(
+    server: Server, tmp_path: Path, experiment: str
+) -> None:
+    pki = Pki(tmp_path)
+    async with Proxy(server.url, tls=pki.server("127.0.0.1")) as tls:
+        target = NeptuneTarget(tls.url, server.project, server.token(tls.url), ca_pem=pki.ca_pem, bounds=QUICK)
+        run = target.fit(tracker_run(experiment))
+        handle = await target.open(run, None)
+        before = len(tls.calls(OPERATIONS))
+        tls.decide = once(Drop(commit=True), OPERATIONS, times=9)
+        with pytest.raises(Retry) as caught:
+            await target.write(handle, Batch(metrics=run.metrics))
+        assert caught.value.doubtful
+        assert len(tls.calls(OPERATIONS)) == before + 1
+        await target.close()
+    assert steps(server, experiment) == [0, 1, 2, 3, 4]
+
+
 async def test_a_token_that_has_expired_is_renewed_and_the_call_made_again(
     server: Server, proxy: Proxy, through: NeptuneTarget, experiment: str
 ) -> None:

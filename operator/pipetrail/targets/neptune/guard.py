@@ -2,8 +2,8 @@
 
 The package takes addresses from what a server answers, follows redirects, leaves out time-outs (an upload has none),
 sleeps after each failure, and repeats a call by itself after a broken TLS connection, even one that appends. Here a
-request goes to the server that the target names or nowhere, within a time; its answer is bounded; what fails ends the
-call at once, in exceptions that the package does not know; and a call that changes something is sent once.
+request goes to the server that the target names or nowhere, within a time; its answer is bounded; and what fails ends
+the call at once, in exceptions that the package does not know and so does not try again after.
 """
 
 import sys
@@ -20,7 +20,6 @@ from pipetrail.targets.neptune.token import origin
 
 ANSWER_MOST: Final = 32 << 20
 CONNECT_S: Final = 5.0
-_ONCE: Final = ("/attributes/operations", "/v1/experiments")
 _ASKS: Final = ("/search", "/token", "/ping")
 _CHUNK: Final = 1 << 16
 
@@ -39,10 +38,6 @@ class Unanswered(Exception):
 
 class NotNow(Exception):
     """The server says that it can't (5xx) or won't now (408, 429): see :attr:`Guard.seen`."""
-
-
-class Repeated(Exception):
-    """The package wants to send a call again that may have taken effect."""
 
 
 class TooLong(Exception):
@@ -64,14 +59,12 @@ class Guard:
         self._origin = origin(server_uri)
         self._seconds = seconds
         self._addresses = addresses
-        self._once: set[str] = set()
         self._changing = False
         self.seen: Seen | None = None
         self.refused = ""
 
     def begin(self) -> None:
         """A new call: what it will have sent and seen."""
-        self._once.clear()
         self._changing = False
         self.seen = None
         self.refused = ""
@@ -105,10 +98,6 @@ class Guard:
             raise Elsewhere(url.partition("?")[0][:200])
         path = url.partition("?")[0]
         changes = request.method == "POST" and not path.endswith(_ASKS)
-        if path.endswith(_ONCE) and request.method == "POST":
-            if path in self._once:
-                raise Repeated
-            self._once.add(path)
         before, self.seen = self._changing, None
         self._changing |= changes
         try:
@@ -126,7 +115,6 @@ class Guard:
             raise Elsewhere(response.headers.get("Location", "").partition("?")[0][:200])
         if 400 <= response.status_code < 500 and response.status_code != 408:
             self._changing = before
-            self._once.discard(path)  # a token that had expired is renewed, and the call made again
         if response.status_code in (408, 429) or response.status_code >= 500:
             raise NotNow
         return response

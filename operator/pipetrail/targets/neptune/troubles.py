@@ -14,7 +14,7 @@ from neptune.management.exceptions import ObjectNotFound
 
 from pipetrail.record import Frozen
 from pipetrail.targets.addresses import unusable
-from pipetrail.targets.neptune.guard import Elsewhere, Guard, Repeated, Seen, TooLong, Unanswered
+from pipetrail.targets.neptune.guard import Elsewhere, Guard, Seen, TooLong, Unanswered
 from pipetrail.targets.neptune.wire import Trouble
 
 AFTER_MOST_S: Final = 3600.0
@@ -57,8 +57,6 @@ class Sense:
             case Elsewhere():
                 where = f"sends us to {error or 'elsewhere'}, which is not followed: name that address"
                 return self._means("unusable", "NotNeptune", where)
-            case Repeated():
-                return self._means("retry", "Unreachable", "broke the connection while it was written to")
             case TooLong():
                 return self._means("retry", "Unreachable", "gives an answer that is longer than what is read")
             case MemoryError():
