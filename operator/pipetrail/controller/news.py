@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Set
 from typing import Any, Protocol
 
+from msgspec.structs import replace
+
 from pipetrail.delivery.dispatch import Dispatch
 from pipetrail.sources import argo
 
@@ -47,19 +49,28 @@ class RunNews:
 
 
 class PodNews:
-    """Pods that have ended."""
+    """Pods that have ended. Half of their events then change only what nobody reads: those go no further."""
 
     def __init__(self, dispatch: Dispatch) -> None:
         self._dispatch = dispatch
+        self._marks: dict[str, int] = {}
 
     def saw(self, change: str, body: Mapping[str, Any], *, listed: bool) -> None:
         """A pod has ended, changed after its end or gone: its last body holds the most either way."""
         facts = argo.pod_facts(body)
-        if facts is not None:
+        if facts is None:
+            return
+        mark = hash(replace(facts, version=""))
+        known = self._marks.pop(facts.uid, None)
+        if change != "DELETED":
+            self._marks[facts.uid] = mark
+        if known != mark:
             self._dispatch.saw_pod(facts, listed=listed)
 
     def stand(self, uids: Set[str]) -> None:
-        """Of no matter: facts of a pod outlive it."""
+        """Pods that went meanwhile are forgotten here; what they said is kept with their run."""
+        for uid in self._marks.keys() - uids:
+            del self._marks[uid]
 
 
 class ResultNews:

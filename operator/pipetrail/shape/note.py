@@ -110,15 +110,22 @@ def _logs(record: Record, step: Step, places: Places) -> str | None:
 
 def code(text: str) -> str:
     """`text` as one code span: nothing in it is markdown or HTML to a reader."""
-    plain = " ".join("".join(c if c.isprintable() else " " for c in _ANSI.sub("", text)).split())
+    plain = " ".join(_printable(_ANSI.sub("", text)).split())
     plain = plain.replace("`", "'")
     return f"`{plain[:MAX_LINE] or ' '}`"
+
+
+def _printable(text: str, *, but: str = "") -> str:
+    """With a space for each character that a reader can't see, except those in `but`."""
+    if text.isprintable():  # nearly always, and a look at each character costs a third of a note
+        return text
+    return "".join(c if c.isprintable() or c in but else " " for c in text)
 
 
 def fence(text: str) -> str:
     """The last lines of `text` in a fence that is longer than any run of backticks in it."""
     text = _ANSI.sub("", text).replace("\r\n", "\n")
-    lines = ["".join(c if c.isprintable() or c == "\t" else " " for c in line) for line in text.split("\n")]
+    lines = [_printable(line, but="\t") for line in text.split("\n")]
     while lines and not lines[-1].strip():
         lines.pop()
     kept = [line if len(line) <= MAX_LINE else line[:MAX_LINE] + " …" for line in lines[-MAX_LINES:]]
