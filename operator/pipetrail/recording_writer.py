@@ -8,20 +8,21 @@ import asyncio
 import gzip
 import json
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 
-from pipetrail import redact
-from pipetrail.formats import archives
+from pipetrail import capture, recording_mlmd_writer, redact
 from pipetrail.kube import ARGO, ApiError, Kube, Unreachable
 from pipetrail.readers.live import LiveReader
 from pipetrail.record import Frozen
-from pipetrail.recording import Event
-from pipetrail.sources import Location, Unreadable, argo
+from pipetrail.recording import MLMD, Event
+from pipetrail.recording_redaction import clean, named, scrubbed, scrubbed_metadata
+from pipetrail.sources import AzureLocation, Location, Unreadable, argo
+from pipetrail.sources.kfp_v2.metadata import NoMetadata, RunMetadata
 
 MAX_EVENTS_BYTES: Final = 256 << 20
 MAX_STORE_BYTES: Final = 64 << 20
@@ -183,8 +184,13 @@ class Recorder:
             self._logs[f"{pod}/{container}"] = data
 
     async def write(self, folder: Path, reader: LiveReader, *, additional_keys: Sequence[str] = ()) -> Recorded:
-        """Fetch the objects that the run's artifacts name, redact all, and write the folder."""
-        scrub = redact.texts(_named([event.body for event in self._events]), additional_keys=additional_keys)
+        """Fetch the objects that the run's artifacts name, and KFP's metadata; redact all, and write the folder."""
+        last = next(e.body for e in reversed(self._events) if e.kind == "Workflow")
+        header = argo.header(last)
+        of_kfp = header.source == "kfp-v2"
+        metadata = await reader.metadata(self.namespace, header.labels[argo.KFP_RUN]) if of_kfp else None
+        told = [*(event.body for event in self._events), msgspec.to_builtins(metadata)]
+        scrub = redact.texts(named(told), additional_keys=additional_keys)
         lines: list[bytes] = []
         for n, event in enumerate(self._events, 1):
             line = {
@@ -192,15 +198,19 @@ class Recorder:
                 "at": event.at,
                 "kind": event.kind,
                 "type": event.type,
-                "object": _scrubbed(event.body, scrub),
+                "object": scrubbed(event.body, scrub),
             }
             lines.append(msgspec.json.encode(line) + b"\n")
         _put(folder / "events.jsonl.gz", gzip.compress(b"".join(lines), 6, mtime=0))
-        last = next(e.body for e in reversed(self._events) if e.kind == "Workflow")
-        _put(folder / "final.json", json.dumps(_scrubbed(last, scrub), indent=1).encode())
+        _put(folder / "final.json", json.dumps(scrubbed(last, scrub), indent=1).encode())
         for place, data in self._logs.items():
             _put(folder / "logs" / f"{place}.log", scrub(data.decode("utf-8", "replace")).encode())
         objects, left_out = await self._objects(folder / "store", reader, scrub, last)
+        match metadata:
+            case RunMetadata():
+                recording_mlmd_writer.write(folder / MLMD, scrubbed_metadata(metadata, scrub))
+            case NoMetadata(message=why):
+                left_out.append(f"{MLMD}: {why}")
         meta = {
             "name": self.name, "uid": self.uid, "namespace": self.namespace, "events": len(lines), "redacted": True,
             "recorder": f"pipetrail {version('pipetrail')}", "not_stored": left_out,
@@ -215,82 +225,47 @@ class Recorder:
         self, store: Path, reader: LiveReader, scrub: Callable[[str], str], body: Mapping[str, Any]
     ) -> tuple[int, list[str]]:
         stored, left, left_out = 0, MAX_STORE_BYTES, []
-        async for key, data, why in _fetched(reader, self.namespace, self._places(body)):
+        by_bucket = argo.header(body).source != "argo"  # KFP's artifacts lie in another bucket than Argo's
+        places = await self._places(body, reader)
+        async for key, data, why in _fetched(reader, self.namespace, places, by_bucket=by_bucket):
             path = store.joinpath(*(part for part in key.split("/") if part not in ("", ".", "..")))
             if data is None:
                 left_out.append(f"{key}: {why}")
             elif len(data) > left:
                 left_out.append(f"{key}: a recording holds at most {MAX_STORE_BYTES >> 20} MiB of objects")
-            elif (clean := _clean(key, data, scrub)) is None:
+            elif (cleaned := clean(key, data, scrub)) is None:
                 left_out.append(f"{key}: it holds a secret and can't be redacted")
             else:
                 left -= len(data)
                 stored += 1
-                _put(path, clean)
+                _put(path, cleaned)
         return stored, left_out
 
-    def _places(self, body: Mapping[str, Any]) -> list[Location]:
+    async def _places(self, body: Mapping[str, Any], reader: LiveReader) -> list[Location]:
         facts = argo.RunFacts()
         for event in self._events:
             if event.kind == "Pod" and (pod := argo.pod_facts(event.body)) is not None:
                 facts = facts.with_pod(pod)
             elif event.kind == "WorkflowTaskResult" and (result := argo.result_facts(event.body)) is not None:
                 facts = facts.with_result(result)
-        reading = argo.read(body, facts, cluster="recording")
+        reading = await capture.reading(body, facts, reader, cluster="recording")
         places = [ref.location for ref in reading.files] + [ref.archived for ref in reading.logs if ref.archived]
         return [place for place in dict.fromkeys(places) if not isinstance(place, Unreadable)]
 
 
 async def _fetched(
-    reader: LiveReader, namespace: str, places: Sequence[Location]
+    reader: LiveReader, namespace: str, places: Sequence[Location], *, by_bucket: bool
 ) -> AsyncIterator[tuple[str, bytes | None, str]]:
     for place in places:
         if isinstance(place, Unreadable):
             continue
         got = await reader.raw(namespace, place)
+        bucket = place.container if isinstance(place, AzureLocation) else place.bucket
+        prefix = f"{bucket}/" if by_bucket else ""
         if not got.blobs:
-            yield place.key, None, "; ".join(note.message for note in got.notes) or "nothing lies there"
+            yield prefix + place.key, None, "; ".join(note.message for note in got.notes) or "nothing lies there"
         for blob in got.blobs:
-            yield blob.path, blob.data, ""
-
-
-def _named(value: Any) -> Iterator[tuple[str, Any]]:
-    """Names and their values: parameters and variables (`{name, value}`), labels and annotations."""
-    match value:
-        case Mapping():
-            if isinstance(name := value.get("name"), str) and "value" in value:
-                yield name, value["value"]
-            for key in ("labels", "annotations"):
-                if isinstance(value.get(key), Mapping):
-                    yield from value[key].items()
-            for inner in value.values():
-                yield from _named(inner)
-        case list():
-            for inner in value:
-                yield from _named(inner)
-
-
-def _scrubbed(value: Any, scrub: Callable[[str], str]) -> Any:
-    match value:
-        case str():
-            return scrub(value)
-        case Mapping():
-            return {key: _scrubbed(inner, scrub) for key, inner in value.items()}
-        case list():
-            return [_scrubbed(inner, scrub) for inner in value]
-        case _:
-            return value
-
-
-def _clean(key: str, data: bytes, scrub: Callable[[str], str]) -> bytes | None:
-    """The object without secrets: a text is scrubbed, anything else kept only if no secret is in it."""
-    try:
-        text = data.decode()
-    except UnicodeDecodeError:
-        inner = [member for _, member in archives.unpack(key, data).blobs]
-        texts = [part.decode("utf-8", "replace") for part in (data, *inner)]
-        return data if all(scrub(text) == text for text in texts) else None
-    return scrub(text).encode()
+            yield prefix + blob.path, blob.data, ""
 
 
 def _put(path: Path, data: bytes) -> None:

@@ -6,6 +6,9 @@ is right is told twice: by truth.json, written from the pipelines' sources, and 
 
 import asyncio
 import contextlib
+import json
+import re
+import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 
@@ -20,10 +23,16 @@ from tests.real.mlmd_broken import CALLS, broken
 from tests.real.operator import Operator
 
 from pipetrail import replay
+from pipetrail.cli.preview import of_recording
 from pipetrail.delivery.plan import value_id
+from pipetrail.readers.live import LiveReader
+from pipetrail.record import Record, to_json
+from pipetrail.recording_writer import Recorder
 
 pytestmark = [pytest.mark.api, pytest.mark.mlflow]
 TARGET = "mlflow"
+STAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
+UID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 Play = Callable[..., Awaitable[replay.Replayed]]
 
 
@@ -227,3 +236,29 @@ async def test_nothing_is_taken_of_a_run_that_the_store_has_in_another_namespace
             "Unchecked",
         }
         assert store.calls().keys() == {"GetContextByTypeAndName"}
+
+
+async def test_a_run_that_is_recorded_again_gives_the_record_of_the_recording(
+    stage, metadata, play, recordings, tmp_path
+):
+    done = await play("iris", speed=float("inf"))
+    recorder = Recorder(stage.kube, await stage.workflow(done.name))
+    await recorder.run()
+    reader = LiveReader(stage.kube, mlmd=metadata.address)
+    try:
+        written = await recorder.write(tmp_path / "again", reader)
+    finally:
+        await reader.close()
+    assert written.left_out == ()
+    shutil.copytree(recordings / "iris", tmp_path / "first", ignore=shutil.ignore_patterns("logs", "api"))
+    shutil.copyfile(KFP / "mlmd.sqlite", tmp_path / "first" / "mlmd.sqlite")
+    first = await of_recording(tmp_path / "first", cluster="c")
+    again = await of_recording(tmp_path / "again", cluster="c")
+    assert comparable(again) == comparable(first)
+
+
+def comparable(record: Record) -> object:
+    """A record without what a replay changes: the run's name, its namespace and uids, times."""
+    text = re.sub(rf"(?<![\w-]){re.escape(record.name)}(?!\w)", "NAME", to_json(record))
+    body = json.loads(UID.sub("UID", STAMP.sub("TIME", text)))
+    return {**body, "namespace": ""}

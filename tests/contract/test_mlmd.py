@@ -16,6 +16,7 @@ import pytest
 from tests.real import mlmd
 from tests.real.mlmd_broken import CALLS, CANARY, broken
 
+from pipetrail import recording_mlmd
 from pipetrail.formats.protobuf import encoded
 from pipetrail.readers.mlmd import DEFAULT, Limits, Mlmd
 from pipetrail.readers.mlmd_messages import RUN_TYPE
@@ -86,6 +87,16 @@ async def test_a_run_is_read_whole_in_four_calls(store, run, executions, artifac
     assert (found.run_id, found.namespace) == (run, "kubeflow")
     assert (len(found.executions), len(found.artifacts), len(found.events)) == (executions, artifacts, events)
     assert calls == FOUR
+
+
+async def test_a_recordings_file_reads_as_the_genuine_store_answers(store):
+    def by_id(run: RunMetadata) -> object:
+        artifacts, executions = ({one.id: one for one in some} for some in (run.artifacts, run.executions))
+        return run.run_id, run.namespace, executions, artifacts, set(run.events)
+
+    async with client(store.address) as (reader, _):
+        for run in (IRIS, CACHED, LOOPS, FAILS):
+            assert by_id(await reader.run("kubeflow", run)) == by_id(recording_mlmd.read(store.file, run))
 
 
 async def test_values_are_what_the_store_holds(store):

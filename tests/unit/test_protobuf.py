@@ -78,3 +78,18 @@ def test_values_are_bounded_in_number_and_depth():
         deep = value(1, protobuf.encoded({1: "a", 2: value(5, deep)}))
     with pytest.raises(TooMuch):
         protobuf.json_object(deep, Budget(10_000))
+
+
+def test_an_object_that_is_written_reads_as_itself():
+    given = {
+        "n": 2.5,
+        "i": 3,
+        "none": None,
+        "yes": True,
+        "no": False,
+        "": "",
+        "l": [],
+        "o": {},
+        "d": {"a": [1.5, ["x"]]},
+    }
+    assert protobuf.json_object(protobuf.encoded_object(given), Budget(100)) == given

@@ -7,7 +7,7 @@ import typer
 from rich.console import Console
 
 from pipetrail.cli.cluster import find_run, namespace_of, with_cluster
-from pipetrail.cli.options import Context, Namespace, fail
+from pipetrail.cli.options import Context, Mlmd, Namespace, fail
 from pipetrail.kube import Kube
 from pipetrail.readers.live import LiveReader
 from pipetrail.recording import Event
@@ -22,6 +22,7 @@ def record(
     folder: Annotated[Path, typer.Option("-o", "--output", metavar="DIR", help="A folder that is empty or new.")],
     namespace: Namespace = None,
     context: Context = None,
+    mlmd: Mlmd = "",
     redact: Annotated[
         list[str] | None,
         typer.Option(help="Glob on names whose values are withheld too (repeat for more), as in '*_dsn'."),
@@ -52,7 +53,7 @@ def record(
         recorder = Recorder(kube, body, seen)
         out.print(f"recording {recorder.namespace}/{recorder.name} until it has ended", markup=False)
         await recorder.run()
-        reader = LiveReader(kube)
+        reader = LiveReader(kube, mlmd=mlmd)
         try:
             return await recorder.write(folder, reader, additional_keys=redact or ())
         finally:

@@ -151,6 +151,32 @@ def encoded(parts: Mapping[int, int | str | bytes | tuple[int, ...]]) -> bytes:
     return bytes(made)
 
 
+def encoded_object(value: Mapping[str, Any]) -> bytes:
+    """A JSON object as a ``google.protobuf.Struct``: numbers as doubles, which is all that it has."""
+    return b"".join(encoded({1: encoded({1: key, 2: _encoded_value(inner)})}) for key, inner in value.items())
+
+
+def _encoded_value(value: Any) -> bytes:
+    match value:
+        case None:
+            return b"\x08\x00"
+        case bool():
+            return b"\x20\x01" if value else b"\x20\x00"
+        case int() | float():
+            return b"\x11" + struct.pack("<d", value)
+        case str():
+            return _framed(3, value.encode())
+        case Mapping():
+            return _framed(5, encoded_object(value))
+        case _:
+            return _framed(6, b"".join(_framed(1, _encoded_value(inner)) for inner in value))
+
+
+def _framed(number: int, raw: bytes) -> bytes:
+    """A field by length, also if it is empty: in a oneof that says which kind it is."""
+    return as_varint(number << 3 | 2) + as_varint(len(raw)) + raw
+
+
 def as_varint(value: int) -> bytes:
     """A number that is not negative, seven bits a byte."""
     made = bytearray()
