@@ -270,21 +270,42 @@ async def test_a_token_that_expired_is_read_anew_at_once(setting: Setting, tmp_p
     assert server.tokens == ["Bearer old", "Bearer new", "Bearer new"]
 
 
-async def test_a_connection_that_says_nothing_is_left_and_after_two_all_is_listed_again(
+async def test_a_connection_that_says_nothing_is_left_and_the_watch_goes_on(
     setting: Setting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(streams, "SILENCE_S", 0.2)
     server, told = setting.server, setting.told
+    async with setting.following() as stream:
+        await until(lambda: len(server.watches) == 3)
+        assert stream.pulse().restarts >= 1
+        server.delete("two")
+        await until(lambda: told.live)
+    assert (told.live, told.gaps, len(server.lists)) == ([("DELETED", "two")], 0, 1)
+
+
+@pytest.mark.parametrize("how", ["silence", "end"])
+async def test_a_server_that_has_no_word_for_a_long_time_is_asked_for_all(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """As one is whose history was set back to before our version: it tells nothing until that version comes again."""
+    monkeypatch.setattr(streams, "WORDLESS_S", 0.5)
+    monkeypatch.setattr(streams, "SILENCE_S", 0.2 if how == "silence" else 80.0)
+    server, told = setting.server, setting.told
     async with setting.following():
-        await until(lambda: len(server.lists) == 2)
-    assert [query.get("resourceVersion") for query in server.asked[:4]] == [None, "102", "102", None]
+        async with asyncio.timeout(5):
+            while len(server.lists) == 1 or not server.lists:
+                await asyncio.sleep(0.2)
+                if how == "end":
+                    server.end()
+    assert len(server.watches) >= 3
+    assert {query["resourceVersion"] for query in server.watches} == {"102"}
     assert told.gaps == 1
 
 
 async def test_a_server_that_is_away_is_not_one_that_says_nothing(
     setting: Setting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(streams, "SILENCE_S", 0.5)
+    monkeypatch.setattr(streams, "WORDLESS_S", 0.5)
     server, told = setting.server, setting.told
     async with setting.following():
         await setting.watching()
@@ -344,6 +365,20 @@ async def test_a_watch_begins_where_a_process_before_us_was(setting: Setting) ->
         await until(lambda: told.live)
     assert told.news == [("DELETED", "two", True), ("ADDED", "three", True), ("ADDED", "four", False)]
     assert (server.lists, told.gaps) == ([], 0)
+
+
+async def test_a_watch_that_went_to_its_end_has_caught_up_without_a_bookmark(setting: Setting) -> None:
+    server, told = setting.server, setting.told
+    server.put("two")
+    async with setting.following(version="102") as stream:
+        await until(lambda: told.news)
+        assert not stream.pulse().listed
+        server.end()
+        await until(lambda: stream.pulse().listed)
+        server.put("two")
+        await until(lambda: told.live)
+    assert told.news == [("MODIFIED", "two", True), ("MODIFIED", "two", False)]
+    assert server.lists == []
 
 
 async def test_a_saved_version_that_is_too_old_makes_a_list_and_a_gap(setting: Setting) -> None:

@@ -24,14 +24,17 @@ from pipetrail.record import Frozen
 from pipetrail.sources.argo.body import obj, whole, word
 from pipetrail.sources.argo.glimpse import Glimpse
 
-WATCH_S: Final = 300
-"""The API server is asked to end a watch after this long, so that a new one goes to whichever server is there."""
-SILENCE_S: Final = 90.0
-"""A server that is alive sends a bookmark each minute. Who says nothing for this long is taken for gone."""
+WATCH_S: Final = 60
+"""The API server is asked to end a watch after this long. So a quiet watch is heard of, whether bookmarks come or not:
+on a quiet cluster they came 60 to 150 s apart."""
+SILENCE_S: Final = 80.0
+"""Who says nothing for longer than a watch lasts is gone."""
+WORDLESS_S: Final = 600.0
+"""After watches of so long together in which no word came all is listed again: if the server's history was set back
+(etcd restored from a copy), the version that we hold is yet to come, and until then it would tell us nothing."""
 LIST_S: Final = 60.0  # a page
 MAX_LINE_BYTES: Final = 8 << 20  # etcd takes 1.5 MB unless told otherwise
 MAX_PAGE_BYTES: Final = 32 << 20
-MAX_SILENT: Final = 2
 SHORT_S: Final = 1.0
 """A watch that ends sooner is not asked for again at once, however well it ended."""
 PAUSE_MOST_S: Final = 30.0
@@ -63,7 +66,8 @@ class Stream:
     """Follows one collection and hands what it sees to `news`, in the loop that runs it.
 
     With a `version` that was saved it begins there instead of with a list; objects that do not change afterwards are
-    then not seen at all, and what is seen counts as listed until the first bookmark says that we have caught up.
+    then not seen at all, and what is seen counts as listed until a bookmark, or the watch's end, says that we have
+    caught up.
     """
 
     def __init__(
@@ -79,7 +83,7 @@ class Stream:
         self._resumed = bool(version)  # a list after this means that something was missed
         self._caught_up = False
         self._heard_at: float | None = None
-        self._silent = 0  # watches in a row that stood and in which nothing came
+        self._wordless_s = 0.0  # how long watches stood since the last word
         self._troubles = 0  # in a row
         self._restarts = 0
         self._trouble = ""
@@ -146,11 +150,12 @@ class Stream:
             "resourceVersion": self._version,
         }  # fmt: skip
         path, lines = self._collection.path, Lines(MAX_LINE_BYTES)
-        began, heard, missed = _now(), False, 0
+        began, stood, heard, missed = _now(), False, False, 0
         stream = self._kube.stream(path, timeout_s=WATCH_S + TIMEOUT_S, silence_s=SILENCE_S, **query)
         try:
             async with contextlib.aclosing(stream) as pieces:
                 async for piece in pieces:
+                    stood = True
                     self._heard()
                     for line in lines.feed(piece):
                         missed += not self._take(line)
@@ -164,12 +169,12 @@ class Stream:
             lasted = _now() - began
             if lasted > PAUSE_MOST_S:
                 self._well()
-            self._silent = self._silent + 1 if not heard and lasted >= SILENCE_S else 0
-            if self._silent >= MAX_SILENT:
-                # As a server does whose history was set back (etcd restored): the version that we hold is yet to come.
-                self._version, self._silent = "", 0
+            self._wordless_s = 0.0 if heard else self._wordless_s + stood * lasted
+            if self._wordless_s >= WORDLESS_S:
+                self._version, self._wordless_s = "", 0.0
         if lasted < SHORT_S:
             raise KubeError(f"WATCH {path}: ended after {lasted:.1f} s")
+        self._caught_up = True  # what there was to tell from the version on that we began with has been told
 
     def _take(self, line: bytes) -> bool:
         """One line of a watch; False if it can't be read."""
