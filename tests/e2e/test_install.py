@@ -158,7 +158,12 @@ def test_a_target_is_all_the_set_up_and_a_real_run_arrives_in_mlflow(house: Hous
         "wait", "workflow/sweep", "-n", house.team, "--for=jsonpath={.status.phase}=Succeeded", "--timeout=240s",
         timeout_s=260,
     )  # fmt: skip
-    house.kubectl("wait", "trun", "--all", "-n", house.team, "--for=jsonpath={.status.phase}=Synced", "--timeout=90s")
+    waited = house.kubectl(
+        "wait", "trun", "--all", "-n", house.team, "--for=jsonpath={.status.phase}=Synced", "--timeout=90s",
+        check=False, timeout_s=120,
+    )  # fmt: skip
+    told = house.kubectl("get", "tt,trun", "-n", house.team, "-o", "yaml").out
+    assert waited.code == 0, f"{waited.err}\n{told}\n{house.installation.logs(house.installation.pod())}"
     there = {held.params.get("depth"): held for held in oracle._held(house.tracker.url, ())}
     for depth in DEPTHS:
         wanted = {
@@ -175,7 +180,8 @@ def test_probes_and_metrics_tell_what_happened(house: House) -> None:
     values = dict(line.rsplit(" ", 1) for line in page.splitlines() if not line.startswith("#"))
     assert status == 200
     assert values['pipetrail_runs{state="Synced"}'] == "1.0"
-    assert values["pipetrail_points_total"] == "4.0"
+    there = sum(len(held.points) for held in oracle._held(house.tracker.url, ()))
+    assert (there >= 2 * len(DEPTHS), values["pipetrail_points_total"]) == (True, f"{there:.1f}")
     assert values["pipetrail_lease_held"] == "1.0"
     assert values["pipetrail_lost_total"] == "0.0"
     assert values[f'pipetrail_queue_runs{{target="mlflow",target_namespace="{house.team}"}}'] == "0.0"
@@ -221,14 +227,19 @@ def test_a_second_operator_waits_for_the_lease_and_takes_over_from_one_that_is_g
     assert get(second, "/healthz") == (200, "ok\n")
     assert '"event": "waiting for the lease"' in installation.logs(second)
     assert get(first, "/readyz") == (200, "ok\n")
-    # Killed, with no word to its successor, as when its node is gone.
+    # Gone at once; its ReplicaSet brings a third one, and either may be the next.
     began = time.monotonic()
     name = first["metadata"]["name"]
     house.kubectl("delete", "pod", name, "-n", installation.namespace, "--grace-period=0", "--force")
-    until("the second one works", lambda: get(second, "/readyz") == (200, "ok\n"), within_s=60)
-    print(f"the second operator works {time.monotonic() - began:.1f} s after the first was killed")
+
+    def works() -> bool:
+        others = [pod for pod in installation.pods() if pod["metadata"]["name"] != name]
+        return [get(pod, "/readyz")[0] for pod in others].count(200) == 1
+
+    until("one of the others works", works, within_s=90)
+    print(f"another operator works {time.monotonic() - began:.1f} s after the first was deleted")
     house.kubectl("scale", f"deployment/pipetrail-{installation.suffix}", "-n", installation.namespace, "--replicas=1")
-    until("one is left", lambda: len(installation.pods()) == 1, within_s=90)
+    until("one is left, and works", lambda: [ready(pod) for pod in installation.pods()] == [True], within_s=90)
 
 
 def test_one_that_is_asked_to_go_gives_the_lease_back(house: House) -> None:
