@@ -97,7 +97,7 @@ def _build(path: Path, reference: str, base: Image, layout: Layout, progress: Pr
 
 
 def _clear(storage: Path) -> None:
-    """Empty the storage of builds. A build that was killed left mounts in it, which must not be emptied: they go first."""
+    """Empty the storage of builds. One that was killed left mounts in it, which are taken away first."""
     mounts = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()]
     for mount in sorted((m for m in mounts if Path(m).is_relative_to(storage)), reverse=True):
         network.run("umount", "--lazy", mount)
