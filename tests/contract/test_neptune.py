@@ -459,7 +459,7 @@ async def test_a_worker_that_is_killed_at_any_call_loses_and_doubles_nothing(
 
 
 async def test_a_server_that_hangs_harms_no_other_target(server: Server, proxy: Proxy, experiment: str) -> None:
-    hung = NeptuneTarget(proxy.url, server.project, server.token(proxy.url), bounds=Bounds(start_s=6.0, call_s=3.0))
+    hung = NeptuneTarget(proxy.url, server.project, server.token(proxy.url), bounds=Bounds(start_s=8.0, call_s=3.0))
     well = NeptuneTarget(server.url, server.project, server.token(), bounds=QUICK)
     try:
         await well.check()
@@ -473,7 +473,7 @@ async def test_a_server_that_hangs_harms_no_other_target(server: Server, proxy: 
             began = loop.time()
             await well.write(handle, Batch(tags={"pipetrail.at": str(began)}))
             slowest = max(slowest, loop.time() - began)
-        assert slowest < 2.0
+        assert slowest < 4.0
         with pytest.raises(Retry):
             await stuck
     finally:

@@ -20,21 +20,23 @@ def say(word: wire.Word) -> None:
     sys.stdout.buffer.flush()
 
 
-def beat() -> None:
+def beat(held: list[int]) -> None:
     while True:
-        say(wire.Beat(rss=MIB))
+        say(wire.Beat(rss=held[0]))
         time.sleep(0.05)
 
 
 def main() -> None:
     how = wire.SETUP.decode(sys.stdin.buffer.readline()).project
-    threading.Thread(target=beat, daemon=True).start()
+    held = [MIB]
+    threading.Thread(target=beat, args=(held,), daemon=True).start()
     for line in sys.stdin.buffer:
         number = wire.REQUESTS.decode(line).number
         match how:
             case "hang":
                 time.sleep(3600)
             case "silent":
+                say(wire.Beat(rss=MIB))
                 os.kill(os.getpid(), 19)  # SIGSTOP: not even its heart beats
             case "die":
                 os._exit(3)
@@ -45,7 +47,8 @@ def main() -> None:
                 say(wire.Beat(rss=10_000 * MIB))
                 time.sleep(3600)
             case "grow":
-                say(wire.Answer(number=number, result=wire.Project(version=str(os.getpid())), rss=1000 * MIB))
+                held[0] = 1000 * MIB
+                say(wire.Answer(number=number, result=wire.Project(version=str(os.getpid())), rss=held[0]))
             case "late":
                 say(wire.Answer(number=number - 1, result=wire.Project(version="of the call before")))
                 say(wire.Answer(number=number, result=wire.Project(version="its own")))

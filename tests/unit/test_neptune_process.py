@@ -2,16 +2,18 @@
 
 import asyncio
 import contextlib
+import glob
 import json
 import os
 import signal
 import sys
+import tempfile
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
 
-from pipetrail.targets.neptune import wire
+from pipetrail.targets.neptune import folder, wire
 from pipetrail.targets.neptune.process import Bounds, Process
 from pipetrail.targets.target import Retry
 
@@ -71,7 +73,10 @@ async def test_no_process_is_started_before_the_first_call_and_none_is_left_afte
 async def test_a_worker_that_goes_wrong_is_ended_and_the_next_call_after_a_pause_has_another(
     keeper: Keeper, how: str, said: str
 ) -> None:
-    process = keeper(how, Bounds(start_s=3.0, call_s=0.5, silent_s=0.4, pause_s=0.2, closing_s=0.2, rss_most=512 << 20))
+    start_s = 4.0 if how == "hang" else 30.0
+    process = keeper(
+        how, Bounds(start_s=start_s, call_s=0.5, silent_s=0.4, pause_s=0.2, closing_s=0.2, rss_most=512 << 20)
+    )
     with pytest.raises(Retry, match=said) as caught:
         await process.call(WRITE)
     assert (caught.value.reason, caught.value.doubtful) == ("WorkerFailed", True)
@@ -87,7 +92,7 @@ async def test_a_worker_that_goes_wrong_is_ended_and_the_next_call_after_a_pause
 
 
 async def test_the_pause_grows_while_workers_keep_dying(keeper: Keeper) -> None:
-    process = keeper("die", Bounds(pause_s=0.05, pause_most_s=0.15))
+    process = keeper("die", Bounds(pause_s=0.5, pause_most_s=1.5))
     pauses = []
     for _ in range(4):
         with pytest.raises(Retry, match="was ended"):
@@ -96,7 +101,8 @@ async def test_the_pause_grows_while_workers_keep_dying(keeper: Keeper) -> None:
             await process.call(CHECK)
         pauses.append(caught.value.after_s)
         await asyncio.sleep(caught.value.after_s)
-    assert [round(p, 2) for p in pauses] == [0.05, 0.1, 0.15, 0.15]
+    for pause, most in zip(pauses, (0.5, 1.0, 1.5, 1.5), strict=True):
+        assert most - 0.4 < pause <= most
 
 
 async def test_a_worker_that_is_killed_from_outside_is_replaced(keeper: Keeper) -> None:
@@ -149,7 +155,7 @@ async def test_only_so_many_calls_wait_and_those_that_were_never_sent_are_not_do
 
 
 async def test_one_that_hangs_delays_no_other(keeper: Keeper) -> None:
-    hanging, well = keeper("hang", Bounds(start_s=2.0)), keeper("well")
+    hanging, well = keeper("hang", Bounds(start_s=5.0)), keeper("well")
     await warmed(well)
     stuck = asyncio.create_task(hanging.call(CHECK))
     loop = asyncio.get_running_loop()
@@ -159,7 +165,7 @@ async def test_one_that_hangs_delays_no_other(keeper: Keeper) -> None:
         await well.call(CHECK)
         longest = max(longest, loop.time() - before)
         await asyncio.sleep(0.01)
-    assert longest < 0.5
+    assert longest < 2.5
     with pytest.raises(Retry, match="did not answer in time"):
         await stuck
 
@@ -182,10 +188,10 @@ async def test_its_environment_is_made_from_nothing(keeper: Keeper, monkeypatch:
 
 async def test_nothing_of_its_folder_is_left(keeper: Keeper) -> None:
     process = keeper("environment")
-    folder = json.loads((await process.call(CHECK)).version)["folder"]
-    assert await asyncio.to_thread(os.path.isdir, folder)
+    its = json.loads((await process.call(CHECK)).version)["folder"]
+    assert await asyncio.to_thread(os.path.isdir, its)
     await process.close()
-    assert not await asyncio.to_thread(os.path.exists, folder)
+    assert not await asyncio.to_thread(os.path.exists, its)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a process with its parent")
@@ -209,6 +215,9 @@ async def test_the_real_worker_ends_with_an_operator_that_is_killed(tmp_path: Pa
     assert not gone(pid)
     operator.kill()
     await operator.wait()
+    (left,) = await asyncio.to_thread(glob.glob, f"{tempfile.gettempdir()}/{folder.PREFIX}{operator.pid}-*")
     async with asyncio.timeout(10):
         while not gone(pid):  # noqa: ASYNC110  it is nobody's child any more
             await asyncio.sleep(0.05)
+    folder.remove(await asyncio.to_thread(folder.make))  # the next operator tidies up
+    assert not await asyncio.to_thread(os.path.exists, left)

@@ -10,9 +10,7 @@ happens to it takes longer than a deadline here, and nothing waits for it but ca
 import asyncio
 import contextlib
 import os
-import shutil
 import sys
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -20,6 +18,7 @@ from typing import Any, Final
 import msgspec
 
 from pipetrail.record import Frozen
+from pipetrail.targets.neptune import folder as folders
 from pipetrail.targets.neptune import wire
 from pipetrail.targets.target import Refused, Retry, Unauthorised, Unusable
 
@@ -186,7 +185,7 @@ class _Worker:
 
     @classmethod
     async def start(cls, setup: wire.Setup, ca_pem: str | None, bounds: Bounds, module: str) -> "_Worker":
-        folder = Path(tempfile.mkdtemp(prefix="pipetrail-neptune-"))
+        folder = await asyncio.to_thread(folders.make)
         try:
             process = await asyncio.create_subprocess_exec(
                 sys.executable, "-m", module, cwd=folder, env=_environment(folder, setup, ca_pem),
@@ -194,7 +193,7 @@ class _Worker:
                 limit=wire.LINE_MOST, start_new_session=True,
             )  # fmt: skip
         except BaseException:
-            shutil.rmtree(folder, ignore_errors=True)
+            folders.remove(folder)
             raise
         worker = cls(process, folder, bounds)
         assert process.stdin is not None
@@ -236,7 +235,7 @@ class _Worker:
         if self._process.stdin is not None:
             self._process.stdin.close()
         await self._process.wait()
-        await asyncio.to_thread(shutil.rmtree, self._folder, ignore_errors=True)
+        await asyncio.to_thread(folders.remove, self._folder)
 
     async def _listen(self) -> None:
         assert self._process.stdout is not None
