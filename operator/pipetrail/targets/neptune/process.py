@@ -130,7 +130,7 @@ class Process:
                 raise self._failed(error.why, call) from None
             raise
         self._deaths = 0
-        if worker.done >= self._bounds.calls_most or worker.rss > self._bounds.rss_recycle:
+        if worker.done >= self._bounds.calls_most or max(worker.rss, word.rss) > self._bounds.rss_recycle:
             await self._end()
         if isinstance(word, wire.Answer):
             return word.result
