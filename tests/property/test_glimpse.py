@@ -15,7 +15,7 @@ from tests.property.test_argo_fuzz import JSON, SCALARS
 from pipetrail.sources import argo
 from pipetrail.sources.argo import glimpse
 
-RUNS = Path(__file__).parent.parent / "data" / "argo"
+DATA = Path(__file__).parent.parent / "data"
 LOOKS = {
     glimpse.WORKFLOW: (glimpse.Workflow, (argo.header, argo.mark)),
     glimpse.POD: (glimpse.Pod, (argo.pod_facts,)),
@@ -30,6 +30,8 @@ def objects(kind: Any) -> st.SearchStrategy[Any]:
     for name, held in typing.get_type_hints(kind).items():
         if typing.is_typeddict(held):
             parts[name] = objects(held) | JSON
+        elif typing.get_origin(held) is list:
+            parts[name] = st.lists(objects(typing.get_args(held)[0]) | JSON, max_size=2) | JSON
         elif typing.get_origin(held) is dict:
             parts[name] = st.dictionaries(st.text(max_size=4), objects(typing.get_args(held)[1]) | JSON, max_size=3)
         else:
@@ -73,9 +75,14 @@ class Told(dict):
     """An object that tells which of its names were looked at, each with the names above it."""
 
     def __init__(self, body: Any, looked: set[tuple[str, ...]], at: tuple[str, ...] = ()) -> None:
-        below = {k: Told(v, looked, (*at, k)) if isinstance(v, dict) else v for k, v in body.items()}
-        super().__init__(below)
+        super().__init__({name: self._below(value, looked, (*at, name)) for name, value in body.items()})
         self._looked, self._at = looked, at
+
+    @staticmethod
+    def _below(value: Any, looked: set[tuple[str, ...]], at: tuple[str, ...]) -> Any:
+        if isinstance(value, list):
+            return [Told._below(one, looked, at) for one in value]
+        return Told(value, looked, at) if isinstance(value, dict) else value
 
     def get(self, key: str, default: Any = None) -> Any:
         self._looked.add((*self._at, key))
@@ -85,6 +92,8 @@ class Told(dict):
 def kept(kind: Any, path: tuple[str, ...]) -> bool:
     """Does a glimpse keep what stands at `path`?"""
     for name in path:
+        if typing.get_origin(kind) is list:
+            kind = typing.get_args(kind)[0]
         if typing.get_origin(kind) is dict:
             kind = typing.get_args(kind)[1]
         elif typing.is_typeddict(kind):
@@ -103,23 +112,30 @@ def test_no_rule_looks_at_a_name_that_a_glimpse_leaves_out(look):
         "uid": "u", "name": "n", "ownerReferences": [{"kind": "Workflow", "uid": "u"}],
         "labels": {"pipeline/runid": "r"}, "annotations": {"workflows.argoproj.io/node-id": "n"},
     }  # fmt: skip
-    nodes = {"n": {"phase": "Running", "outputs": {}}}
+    bare = {"args": ["--pipeline_name", "p"], "env": [{}]}
+    template = {
+        "container": bare, "script": bare, "initContainers": [bare], "containerSet": {"containers": [bare]},
+    }  # fmt: skip
+    status = {"nodes": {"n": {"phase": "Running", "outputs": {}}}}
     for function in functions:
-        function(Told({"metadata": meta, "spec": {}, "status": {"nodes": nodes}, "outputs": {}}, looked))
+        function(Told({"metadata": meta, "spec": {"templates": [template]}, "status": status, "outputs": {}}, looked))
     assert ("metadata", "ownerReferences") in looked
+    assert kind is not glimpse.Workflow or ("spec", "templates", "containerSet", "containers", "env", "name") in looked
     assert {path for path in looked if not kept(kind, path)} == set()
 
 
 def test_each_recorded_object_is_seen_as_it_is():
-    for folder in sorted(p for p in RUNS.iterdir() if p.is_dir()):
-        for line in gzip.decompress((folder / "events.jsonl.gz").read_bytes()).splitlines():
+    packed = sorted(DATA.glob("*/*/events.jsonl.gz"))
+    assert {path.parent.parent.name for path in packed} == {"argo", "kfp"}
+    for path in packed:
+        for line in gzip.decompress(path.read_bytes()).splitlines():
             recorded = json.loads(line)
             look, body = KINDS.get(recorded["kind"]), recorded["object"]
             if look is None:
                 continue
             seen = look.event(json.dumps({"type": "MODIFIED", "object": body}).encode()).body
             for function in LOOKS[look][1]:
-                assert function(seen) == function(body), folder.name
+                assert function(seen) == function(body), path.parent.name
             assert look.event(json.dumps({"type": "DELETED", "object": body}).encode()).body == body
 
 

@@ -78,6 +78,8 @@ class Deliveries:
             return _rest(state)
         pinned = self._pinned(seat, state, entry)
         reading = None if pinned is None else await self._read(state)
+        if entry is None and reading is not None:
+            pinned = self._pinned(seat, state, entry)  # the survey knew its metadata alone
         if pinned is None or reading is None:
             return Done()
         outcome = reading.record.outcome

@@ -33,7 +33,27 @@ class _Metadata(TypedDict, total=False):
     deletionGracePeriodSeconds: Any
 
 
+class _Container(TypedDict, total=False):
+    args: Any
+    env: Any
+
+
+class _ContainerSet(TypedDict, total=False):
+    containers: list[_Container]
+
+
+class _Template(TypedDict, total=False):
+    """What Kubeflow's compiler and its plugins leave in a template (:mod:`pipetrail.sources.argo.kfp`)."""
+
+    container: _Container
+    script: _Container
+    initContainers: list[_Container]
+    containerSet: _ContainerSet
+    podSpecPatch: Any
+
+
 class _WorkflowSpec(TypedDict, total=False):
+    templates: list[_Template]
     workflowTemplateRef: Any
     podMetadata: Any
     shutdown: Any
