@@ -13,6 +13,7 @@ from .record import Address, Bridge, Chain, Ledger, Rule, Sysctl, Thing
 from .trouble import Trouble
 
 BRIDGE = "lab0"
+GATEWAY_MAC = "0a:58:0a:58:00:01"
 SUBNET = "10.88.0.0/24"
 SERVICE = "10.96.0.1"
 CHAIN = "PIPETRAIL-LAB"
@@ -96,6 +97,9 @@ def _make_bridge(owner: Path) -> None:
     if not Path("/sys/class/net", BRIDGE).exists():
         run("ip", "link", "add", BRIDGE, "type", "bridge")
         run("ip", "link", "set", BRIDGE, "alias", str(owner))
+        # Else it takes the lowest address of its ports: when that pod ends, all others look for the gateway where it
+        # was, for up to a minute.
+        run("ip", "link", "set", BRIDGE, "address", GATEWAY_MAC)
     if f" {GATEWAY}/24 " not in run("ip", "-o", "addr", "show", "dev", BRIDGE):
         run("ip", "addr", "add", f"{GATEWAY}/24", "dev", BRIDGE)
     run("ip", "link", "set", BRIDGE, "up")
