@@ -1,5 +1,6 @@
 """Parts of delivery: times of points that are sent again, facts that come during a list, a ledger without a place."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from typing import Any
@@ -184,3 +185,17 @@ def test_the_memory_of_records_is_bounded_in_runs_and_points_and_holds_a_run_onc
     assert [uid for uid in ("big", "0", "63") if memo.get(uid, "p", ("1", 0))] == []
     memo.put("u", "p", ("3", 0), record(2))
     assert memo.get("u", "p", ("3", 0)) == record(2)
+
+
+@pytest.mark.looptime
+async def test_what_is_missing_is_tried_again_after_growing_pauses_that_news_of_the_run_do_not_lengthen() -> None:
+    spec = api.TrackedRunSpec(run=RUN, target=REF, policy=api.Policy())
+    entry = Entry(name="run-1", namespace="team", version="1", spec=spec, status=api.TrackedRunStatus())
+    progress = Progress(entry, unsure=False)
+    for pause_s in (2, 4, 8, 16, 32, 64, 128, 256, 300, 300):
+        assert progress.wait_s() == pytest.approx(pause_s, abs=0.01)
+        await asyncio.sleep(1)
+        assert progress.wait_s() == pytest.approx(pause_s - 1, abs=0.01)
+        await asyncio.sleep(pause_s - 1)
+    progress.has_all()
+    assert progress.wait_s() == pytest.approx(2, abs=0.01)

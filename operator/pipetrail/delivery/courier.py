@@ -40,6 +40,7 @@ class Progress:
         self.failing_since: float | None = None
         self._missing_since: float | None = None
         self._waits = 0
+        self._try_at = 0.0
         self.sent_digest = ""
         self.writes = 0  # since the last turn that ended well
 
@@ -51,13 +52,16 @@ class Progress:
         return now - self._missing_since
 
     def wait_s(self) -> float:
-        """The pause before it is tried again: 2 s, doubling up to 5 minutes."""
-        self._waits += 1
-        return min(300.0, float(2**self._waits))
+        """The pause before it is tried again: 2 s, doubling up to 5 minutes. News of the run lengthens none."""
+        now = asyncio.get_running_loop().time()
+        if now >= self._try_at:
+            self._waits += 1
+            self._try_at = now + min(300.0, 2.0 ** min(self._waits, 9))
+        return self._try_at - now
 
     def has_all(self) -> None:
         """Nothing is missing (any more)."""
-        self._missing_since, self._waits = None, 0
+        self._missing_since, self._waits, self._try_at = None, 0, 0.0
 
     def note(self, run: TrackerRun, changes: Sequence[Change]) -> None:
         """Remember what arrives otherwise."""
