@@ -95,7 +95,7 @@ def test_kubectl_refuses_a_field_that_there_is_not(kubectl, namespace, wrong, fi
 
 async def test_a_backend_that_was_pruned_to_nothing_is_refused(kube):
     with pytest.raises(ApiError, match="backend: name exactly one tracker"):
-        await tried(kube, target({"backend": {"neptune": {"project": "a/b"}}}), fieldValidation="Ignore")
+        await tried(kube, target({"backend": {"wandb": {"project": "a/b"}}}), fieldValidation="Ignore")
 
 
 def test_the_smallest_target_is_four_lines_of_yaml(kubectl, namespace):

@@ -30,7 +30,8 @@ _BROKEN: Final = re.compile("[\x00\ud800-\udfff]")
 def fit(run: TrackerRun) -> TrackerRun:
     """`run` as Neptune can hold it, with every difference in `changes`."""
     fitting = _Fitting()
-    tags = fitting.texts("tag", {**run.tags, **fitting.own(run)})
+    own = fitting.own(run)
+    tags = fitting.texts("tag", run.tags) | {OWN_TAGS[field]: value for field, value in own.items()}
     params = fitting.texts("param", run.params)
     for name, value in params.items():
         if numbers.needs_text(value):
@@ -47,6 +48,7 @@ def fit(run: TrackerRun) -> TrackerRun:
         figures=fitting.figures(run.figures),
         tags={**tags, **fitting.tags},
         changes=tuple(dict.fromkeys((*run.changes, *fitting.changes.all(run.name)))),
+        **own,
     )
 
 
@@ -63,7 +65,12 @@ class _Fitting:
         self.tags[paths.about(f"pipetrail.{what}.", path)] = _BROKEN.sub("\ufffd", text)[:TEXT_MOST]
 
     def own(self, run: TrackerRun) -> dict[str, str]:
-        return {tag: value for field, tag in OWN_TAGS.items() if (value := getattr(run, field))}
+        """What has a tag of its own, by the run's field."""
+        return {
+            field: self.text("tag", tag, paths.of("tag", tag), value)
+            for field, tag in OWN_TAGS.items()
+            if (value := getattr(run, field))
+        }
 
     def texts(self, kind: paths.Kind, wanted: Mapping[str, str]) -> dict[str, str]:
         names = paths.Names(wanted)
