@@ -46,7 +46,7 @@ class Installation:
     folder: Path
     watched: tuple[str, ...]
     overlay: str = "base"
-    suffix: str = field(default_factory=lambda: secrets.token_hex(3))
+    suffix: str = field(default_factory=lambda: f"t{secrets.token_hex(3)}")  # 12e345 is a number to some YAML
 
     @property
     def namespace(self) -> str:
