@@ -17,6 +17,7 @@ from deploy.demo.parts import Book, Cluster, Operator, Started, Trouble
 from deploy.demo.show import Show
 from deploy.demo.sides import Run
 from deploy.local.layout import state_folder
+from tests.real.crds import wait_established
 
 from pipetrail import recording, replay
 from pipetrail.kube import TRACKED_RUNS, Kube, KubeError
@@ -67,7 +68,7 @@ def main() -> int:
         return 0
     try:
         return asyncio.run(Demo(show, book, pods=given.pods, context=given.context, check=given.check).run())
-    except (Trouble, KubeError, replay.ReplayError) as error:
+    except (Trouble, KubeError, replay.ReplayError, TimeoutError) as error:
         show.line(f"\nerror: {error}", "bold red")
         show.line(f"logs: {book.folder}; what was started goes on until: make demo-down")
         return 1
@@ -143,7 +144,7 @@ class Demo:
             parts.local_namespace(cluster, self._namespace)
         cluster.run("apply", "--server-side", "--force-conflicts", "-f", str(parts.REPO / "crds"))
         # The operator looks for them once it starts, and again only seconds later.
-        cluster.run("wait", "--for=condition=Established", "--timeout=60s", "-f", str(parts.REPO / "crds"))
+        wait_established(cluster.run)
         say("Pipetrail's resource definitions are applied")
         operator = Operator(self._book, cluster, self._namespace)
         operator.start()

@@ -10,7 +10,6 @@ import secrets
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +18,7 @@ import pytest
 import pytest_asyncio
 from kubernetes.aio import client as k8s
 from kubernetes.aio import config as k8s_config
+from tests.real.crds import wait_established
 
 from pipetrail import api
 from pipetrail.kube import Kube
@@ -95,13 +95,8 @@ def with_crds(env: dict[str, Any]) -> Cluster:
     made = Cluster(env["kubeconfig"], env["context"], str(Path(env["bin"]) / "kubectl"), env)
     ask = Kubectl(made)
     ask("apply", "--server-side", "--force-conflicts", "-f", str(ROOT / "crds"))
-    names = [f"crd/{crd['metadata']['name']}" for crd in api.crds().values()]
-    for _ in range(20):  # kubectl's wait fails on a resource that has no status yet
-        answer = ask("wait", "--for=condition=Established", "--timeout=30s", *names, check=False)
-        if answer.code == 0:
-            return made
-        time.sleep(0.5)
-    raise AssertionError(f"the CRDs are not established: {answer.err}")
+    wait_established(lambda *words: ask(*words).out)
+    return made
 
 
 @pytest.fixture(scope="session")

@@ -15,6 +15,7 @@ import pytest
 from tests.cluster.fixtures import Cluster, Kubectl, connect, sweep, with_crds
 from tests.e2e import oracle
 from tests.e2e.stage import ROOT, Stage, starts
+from tests.real.crds import wait_established
 from tests.real.mlflow import Server
 from tests.real.operator import Operator
 
@@ -80,7 +81,7 @@ async def test_an_upgrade_with_runs_in_flight_loses_and_doubles_nothing(
     bare: Cluster, own_kubectl: Kubectl, tracker: Server, tmp_path: Path
 ) -> None:
     await asyncio.to_thread(own_kubectl, "apply", "--server-side", "-f", "-", stdin=crds_of_the_previous())
-    await asyncio.to_thread(own_kubectl, "wait", "--for=condition=Established", "--timeout=60s", "crd", "--all")
+    await asyncio.to_thread(wait_established, lambda *words: own_kubectl(*words).out)
     name = "e2e-upgrade"
     async with await connect(bare) as kube:
         stage = Stage(bare, kube, name)
