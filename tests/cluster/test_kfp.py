@@ -1,4 +1,4 @@
-"""Recorded runs of KFP v2, played onto an API server with the genuine metadata store beside it, as MLflow has them.
+"""Recorded runs of KFP v2, played onto an API server with the genuine metadata store beside it, as trackers have them.
 
 Nothing of KFP itself runs: its Workflows, pods and objects are played, and the store holds what KFP wrote then. What
 is right is told twice: by truth.json, written from the pipelines' sources, and by the whole record, read at the end.
@@ -9,13 +9,14 @@ import contextlib
 import json
 import re
 import shutil
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
 from tests.cluster.fixtures import Cluster
 from tests.e2e import oracle
 from tests.e2e.stage import Stage, until
+from tests.e2e.trackers import NAMES, read_back, trackers
 from tests.real import mlflow as real_mlflow
 from tests.real import mlmd
 from tests.real.kfp import KFP, RECORDED_STORE, RUNS, TASKS, as_it_happened, truth
@@ -26,13 +27,16 @@ from pipetrail import replay
 from pipetrail.cli.preview import of_recording
 from pipetrail.delivery.plan import value_id
 from pipetrail.readers.live import LiveReader
-from pipetrail.record import Record, to_json
+from pipetrail.record import Number, Record, to_json
 from pipetrail.recording_writer import Recorder
+from pipetrail.targets.target import Held
 
 pytestmark = [pytest.mark.api, pytest.mark.mlflow]
 TARGET = "mlflow"
 STAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
 UID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+Values = dict[tuple[str, str], dict[str, str]]
+Point = tuple[str, int, str]  #: key, step, bits of the value
 Play = Callable[..., Awaitable[replay.Replayed]]
 
 
@@ -57,8 +61,8 @@ def metadata(stage: Stage, tmp_path: Path) -> Iterator[mlmd.Store]:
         yield store
 
 
-def operator(stage: Stage, folder: Path, address: str) -> Operator:
-    flags = ("--watch-namespace", stage.namespace, "--mlmd", address)
+def operator(stage: Stage, folder: Path, address: str, *more: str) -> Operator:
+    flags = ("--watch-namespace", stage.namespace, "--mlmd", address, *more)
     assert stage.cluster.kubeconfig
     return Operator(Path(stage.cluster.kubeconfig), folder / "operator.log", *flags)
 
@@ -76,9 +80,12 @@ async def working(stage: Stage, metadata: mlmd.Store, tracker, tmp_path: Path) -
         made.kill()
 
 
-def wanted_of(name: str) -> dict[tuple[str, str], dict[str, str]]:
-    """Metrics that the components logged, and their numeric outputs: by (step, item), the parent under ("", "")."""
-    found: dict[tuple[str, str], dict[str, str]] = {("", ""): {}}
+def wanted_of(name: str, stored: Callable[[Number], Number] = lambda value: value) -> Values:
+    """Metrics that the components logged, and their numeric outputs: by (step, item), the parent under ("", "").
+
+    `stored` is what a tracker makes of a number.
+    """
+    found: Values = {("", ""): {}}
     for step in truth(name)["steps"]:
         # What a cached task gave is in the store alone, which keeps six decimals.
         kept = 6 if step["outcome"] == "cached" else 400
@@ -88,19 +95,24 @@ def wanted_of(name: str) -> dict[tuple[str, str], dict[str, str]]:
             into, prefix = found.setdefault((step["path"], str(turn["item"])), {}), ""
         else:
             into, prefix = found["", ""], f"{step['path']}/"
-        into |= {f"{prefix}{key}": value_id(value) for key, value in numbers.items()}
+        into |= {f"{prefix}{key}": value_id(stored(value)) for key, value in numbers.items()}
     return {key: metrics for key, metrics in found.items() if metrics}
 
 
-def held_of(there: list[oracle.Held], uid: str) -> dict[tuple[str, str], dict[str, str]]:
-    found: dict[tuple[str, str], dict[str, str]] = {}
-    for run in there:
-        if run.tags["pipetrail.uid"] == uid:
-            key = (run.tags.get("pipetrail.step", ""), run.tags.get("pipetrail.item", "").rpartition("=")[2])
+def held_of(there: Iterable[tuple[Mapping[str, str], list[Point]]], uid: str) -> Values:
+    """The same, of all runs in a tracker: their tags and points."""
+    found: Values = {}
+    for tags, points in there:
+        if tags["pipetrail.uid"] == uid:
+            key = (tags.get("pipetrail.step", ""), tags.get("pipetrail.item", "").rpartition("=")[2])
             assert key not in found, f"{key} is there twice"
-            assert len({(k, step) for k, step, *_ in run.points}) == len(run.points), f"{key}: a point is there twice"
-            found[key] = {k: value for k, _, value, _ in run.points}
+            assert len({(k, step) for k, step, _ in points}) == len(points), f"{key}: a point is there twice"
+            found[key] = {k: value for k, _, value in points}
     return found
+
+
+async def in_mlflow(url: str) -> list[tuple[Mapping[str, str], list[Point]]]:
+    return [(run.tags, [(k, step, value) for k, step, value, _ in run.points]) for run in await oracle.held(url)]
 
 
 async def told(stage: Stage, run: str, address: str, tracker) -> list[str]:
@@ -113,7 +125,7 @@ async def told(stage: Stage, run: str, address: str, tracker) -> list[str]:
 
 async def arrived(stage: Stage, name: str, run: str, uid: str, address: str, tracker) -> None:
     """All that the components of `name` logged is there, once and with its own value, and so is the whole run."""
-    wanted, held = wanted_of(name), held_of(await oracle.held(tracker.url), uid)
+    wanted, held = wanted_of(name), held_of(await in_mlflow(tracker.url), uid)
     for key, metrics in wanted.items():
         there = held.get(key, {})
         assert {k: there.get(k) for k in metrics} == metrics
@@ -144,13 +156,18 @@ def play(stage: Stage, recordings: Path) -> Play:
     return one
 
 
+async def first_run_of_the_cached(stage: Stage, recordings: Path) -> None:
+    """What a cached run shows lies where its first run put it."""
+    first = stage.script(str(recordings / "iris"))
+    await replay.upload(recordings / "iris", first, stage.kube, name=first.name)
+
+
 @pytest.mark.parametrize("name", RUNS)
 async def test_a_recorded_run_arrives_with_what_its_components_logged(
     name, stage, metadata, working, tracker, play, recordings
 ):
-    if name == "iris-cached":  # what it shows lies where its first run put it
-        first = stage.script(str(recordings / "iris"))
-        await replay.upload(recordings / "iris", first, stage.kube, name=first.name)
+    if name == "iris-cached":
+        await first_run_of_the_cached(stage, recordings)
     done = await play(name)
     await stage.reaches(done.name, "Synced", within_s=60)
     calls, connections = metadata.calls(), metadata.connections()
@@ -160,6 +177,36 @@ async def test_a_recorded_run_arrives_with_what_its_components_logged(
     assert len(connections) == 1
     await arrived(stage, name, done.name, done.uid, metadata.address, tracker)
     assert await missing(stage, done.name) == set()
+
+
+async def test_the_recorded_runs_arrive_in_all_three_trackers(stage, metadata, tracker, play, recordings, tmp_path):
+    async with trackers(tracker, tmp_path, stage.namespace) as three:
+        working = operator(stage, tmp_path, metadata.address, *three.flags)
+        await asyncio.to_thread(working.start, wait_s=60.0)
+        try:
+            await three.targets(stage)
+            await first_run_of_the_cached(stage, recordings)
+            done = {name: await play(name) for name in RUNS}
+            for target in NAMES:
+                for run in done.values():
+                    await stage.reaches(run.name, "Synced", target=target, within_s=120)
+            runs = [run.name for run in done.values()]
+            wrong, _ = await read_back(three, stage, runs, tracker.url, mlmd=metadata.address)
+        finally:
+            working.kill()
+        assert wrong == {}
+        tracked = await stage.tracked(target="neptune")
+        experiments = sorted({t["spec"]["experiment"] for t in tracked})
+        for name, run in done.items():
+            for target, driver in three.others.items():
+                there = [(held.tags, _points(held)) for held in await three.held(target, experiments)]
+                values = held_of(there, run.uid)
+                for key, metrics in wanted_of(name, driver.stored).items():
+                    assert {k: values[key].get(k) for k in metrics} == metrics, (target, name, key)
+
+
+def _points(held: Held) -> list[Point]:
+    return [(metric.key, metric.step, value_id(metric.value)) for metric in held.metrics]
 
 
 async def test_runs_that_ended_while_nobody_watched_are_read_in_four_calls_each(stage, metadata, working, play):
@@ -214,7 +261,7 @@ async def without_the_store(stage: Stage, tracker, folder: Path, play: Play, add
     async with operating(stage, folder, address):
         done = await play("iris")
         await stage.reaches(done.name, "Synced", within_s=90)
-    wanted, held = wanted_of("iris"), held_of(await oracle.held(tracker.url), done.uid)
+    wanted, held = wanted_of("iris"), held_of(await in_mlflow(tracker.url), done.uid)
     assert {k: held["", ""].get(k) for k in wanted["", ""]} == wanted["", ""]
     return await missing(stage, done.name)
 

@@ -1,5 +1,6 @@
 """The contract suite's driver for Neptune: a server that stands in for a vendor's; its own client is the oracle."""
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -54,7 +55,13 @@ def _held(run: dict[str, Any]) -> Held:
         key=atoms["pipetrail/key"], handle=Handle(id=run["short"]), name=atoms["sys/name"], status=status,
         started_ms=atoms["pipetrail/started"], finished_ms=atoms.get("pipetrail/finished"), params=params, tags=tags,
         note=atoms.get("sys/description", ""), whole=True, metrics=tuple(_points(run["series"])),
+        figures=_figures(run["files"]),
     )  # fmt: skip
+
+
+def _figures(files: Sequence[str]) -> frozenset[str]:
+    """Figures by path: each has one file, or a picture and its data."""
+    return frozenset(re.sub(r"\.(png|json|md|html|html\.txt)$", "", p[8:]) for p in files if p.startswith("figures/"))
 
 
 def _points(series: dict[str, list[tuple[float, int, int]]]) -> Sequence[Metric]:

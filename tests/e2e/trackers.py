@@ -86,15 +86,15 @@ async def trackers(server: mlflow.Server, folder: Path, namespace: str) -> Async
 
 
 async def read_back(
-    three: Trackers, stage: Stage, runs: Sequence[str], mlflow_url: str
+    three: Trackers, stage: Stage, runs: Sequence[str], mlflow_url: str, *, mlmd: str = ""
 ) -> tuple[dict[str, list[str]], dict[str, int]]:
-    """What differs, by tracker and run, and how many points each tracker should hold."""
+    """What differs, by tracker and run, and how many points each tracker should hold; `mlmd`: the operator's store."""
     wrong: dict[str, list[str]] = {}
     points: dict[str, int] = dict.fromkeys(NAMES, 0)
     in_mlflow = await oracle.held(three.mlflow.url)
     for name in NAMES:
         tracked = {t["spec"]["run"]["name"]: t for t in await stage.tracked(target=name)}
-        trees = {r: await oracle.shaped(stage.kube, await stage.workflow(r), tracked[r]) for r in runs}
+        trees = {r: await oracle.shaped(stage.kube, await stage.workflow(r), tracked[r], mlmd=mlmd) for r in runs}
         experiments = sorted({tree.parent.experiment for tree in trees.values()})
         there = [] if name == "mlflow" else await three.held(name, experiments)
         for run, tree in trees.items():

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from pipetrail.record import ConfusionMatrix, Html, Markdown, RocCurve, Table
-from pipetrail.targets.figures import EVENED_CELLS, filed
+from pipetrail.targets.figures import EVENED_CELLS, filed, whole
 from pipetrail.targets.target import Change, Plot
 
 
@@ -60,3 +60,14 @@ async def test_html_that_has_no_page_is_text():
             detail="it could not be drawn: more than 20000 elements or 100000 ampersands: its source is sent as text",
         ),
     )
+
+
+async def test_a_figure_is_whole_with_the_last_of_its_files_alone():
+    figures = (
+        ConfusionMatrix(labels=("a",), rows=((1,),)), Table(header=("a",), rows=()), Markdown(text="# hi"),
+        Html(text="<p>hi</p>"),
+    )  # fmt: skip
+    for figure in figures:
+        made = await filed(Plot(path="eval/x", figure=figure, time_ms=1))
+        *first, last = (file.path for file in made.files)
+        assert (whole(first), whole([last])) == (frozenset(), {"eval/x"})

@@ -9,6 +9,8 @@ What takes long for a large figure is done in a thread, so that other runs go on
 
 import asyncio
 import json
+import re
+from collections.abc import Iterable
 from typing import Any, Final
 
 from pipetrail.record import ConfusionMatrix, Frozen, Html, Markdown, RocCurve, Table, plain
@@ -17,6 +19,7 @@ from pipetrail.targets.target import Change, File, Plot, Retry
 
 FOLDER: Final = "figures"
 EVENED_CELLS: Final = 1_000_000
+_LAST: Final = re.compile(rf"{FOLDER}/(.+?)(?:\.json|\.md|\.html(?:\.txt)?)")
 
 
 class Filed(Frozen, frozen=True):
@@ -38,6 +41,12 @@ async def filed(plot: Plot) -> Filed:
             return Filed(files=(_file(plot, "md", "text/markdown", clean.text),), changes=_sanitised(plot, clean))
         case Html() as page:
             return await _page(plot, page)
+
+
+def whole(paths: Iterable[str]) -> frozenset[str]:
+    """The figures of whose files the last is among `paths`: a picture without its data was cut off on the way."""
+    found = map(_LAST.fullmatch, paths)
+    return frozenset(match[1] for match in found if match is not None)
 
 
 async def _drawn(plot: Plot) -> Filed:

@@ -5,19 +5,17 @@ A file that is sent again overwrites itself.
 
 import asyncio
 import json
-import re
 from collections.abc import Iterable, Sequence
 from typing import Final
 
 from msgspec.structs import replace
 
 from pipetrail.record import Table
-from pipetrail.targets.figures import FOLDER, filed, path_of
+from pipetrail.targets.figures import filed, path_of
 from pipetrail.targets.mlflow.files import upload
 from pipetrail.targets.mlflow.wire import Wire
 from pipetrail.targets.target import Change, Plot
 
-_LAST: Final = re.compile(rf"{FOLDER}/(.+?)(?:\.json|\.md|\.html(?:\.txt)?)")
 AT_ONCE: Final = 10  #: figures whose files are in memory at a time
 
 
@@ -30,12 +28,6 @@ async def send(wire: Wire, root: str, plots: Sequence[Plot], worker: asyncio.Sem
         refused = await upload(wire, root, [file for one in made for file in one.files], worker)
         changes += [replace(change, item="figure") for change in refused]
     return changes
-
-
-def there(paths: Iterable[str]) -> frozenset[str]:
-    """The figures of whose files the last is among `paths`: a picture without its data was cut off on the way."""
-    found = map(_LAST.fullmatch, paths)
-    return frozenset(match[1] for match in found if match is not None)
 
 
 def logged_tables(plots: Iterable[Plot], most: int) -> str:

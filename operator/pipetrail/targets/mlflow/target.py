@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Final
 
 from msgspec.structs import replace
 
-from pipetrail.targets.figures import FOLDER
+from pipetrail.targets.figures import FOLDER, whole
 from pipetrail.targets.mlflow import answers, batches, figures, files, links
 from pipetrail.targets.mlflow.answers import History, Nothing, OneRun, Run, Runs
 from pipetrail.targets.mlflow.auth import Auth, NoAuth
@@ -180,7 +180,7 @@ class MlflowTarget:
                 reads = [tasks.create_task(self._history(handle, m.key, at_once)) for m in run.data.metrics]
         except ExceptionGroup as group:
             raise group.exceptions[0] from None
-        there = figures.there(await files.listed(self._wire, handle.id, FOLDER))
+        there = whole(await files.listed(self._wire, handle.id, FOLDER))
         return replace(held(run, self._pages, tuple(m for r in reads for m in r.result())), figures=there)
 
     async def close(self) -> None:

@@ -1,16 +1,15 @@
 """A Neptune run as ours. Pure."""
 
-import re
 from collections.abc import Iterable, Mapping
 from typing import Final, get_args
 from urllib.parse import quote
 
+from pipetrail.targets.figures import whole
 from pipetrail.targets.neptune import numbers, paths
 from pipetrail.targets.neptune.operations import Point
 from pipetrail.targets.neptune.wire import Attribute
 from pipetrail.targets.target import Handle, Held, Metric, RunStatus
 
-_ENDING: Final = re.compile(r"\.(?:png|json|md|html|html\.txt)$")
 _STATUS: Final[frozenset[str]] = frozenset(get_args(RunStatus))
 
 
@@ -44,7 +43,8 @@ def held(where: Handle, there: Mapping[str, Attribute], series: Mapping[str, Ite
     return Held(
         key=_text(there, paths.KEY), handle=where, name=_text(there, paths.NAME), status=_status(there),
         started_ms=_int(there, paths.STARTED) or 0, finished_ms=_int(there, paths.FINISHED), params=params, tags=tags,
-        metrics=points, note=_text(there, paths.NOTE), figures=_figures(there), whole=series is not None,
+        metrics=points, note=_text(there, paths.NOTE), whole=series is not None,
+        figures=whole(path for path, attribute in there.items() if attribute.type == "file"),
     )  # fmt: skip
 
 
@@ -61,14 +61,6 @@ def _status(there: Mapping[str, Attribute]) -> RunStatus:
     if said not in _STATUS or failed != (said in ("Failed", "Killed")):
         return "Running"
     return said  # type: ignore[return-value]
-
-
-def _figures(there: Mapping[str, Attribute]) -> frozenset[str]:
-    return frozenset(
-        _ENDING.sub("", p.removeprefix(paths.FIGURES))
-        for p, a in there.items()
-        if a.type == "file" and p.startswith(paths.FIGURES)
-    )
 
 
 def _text(there: Mapping[str, Attribute], path: str) -> str:

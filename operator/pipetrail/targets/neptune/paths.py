@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable
 from typing import Final, Literal
 
+from pipetrail.targets.figures import FOLDER
 from pipetrail.targets.neptune.limits import PATH_MOST
 
 Kind = Literal["param", "metric", "tag"]
@@ -29,7 +30,7 @@ PARAMS: Final = "parameters/"
 METRICS: Final = "metrics/"
 OTHER_TAGS: Final = "tags/"
 OUR_TAGS: Final = "pipetrail/"
-FIGURES: Final = "figures/"
+FIGURES: Final = f"{FOLDER}/"
 OWN: Final = frozenset({KEY, ROOT, PARENT, EXPERIMENT, STATUS, STARTED, FINISHED, NOTE_DIGEST})
 """Attributes of ours that are no tag; a tag of such a name stands below ``tags/``."""
 

@@ -13,7 +13,8 @@ from typing import ClassVar, Final, TypeVar
 
 from pipetrail.record import Frozen
 from pipetrail.targets.addresses import ANYWHERE, Addresses
-from pipetrail.targets.neptune import figures, held, paths, token, wire
+from pipetrail.targets.figures import filed
+from pipetrail.targets.neptune import held, paths, token, wire
 from pipetrail.targets.neptune import operations as ops
 from pipetrail.targets.neptune.fit import fit
 from pipetrail.targets.neptune.limits import CAPABILITIES
@@ -171,7 +172,7 @@ class NeptuneTarget:
         for file in batch.files:
             changes += await self._upload(run, file)
         for plot in batch.figures:
-            drawn = await figures.filed(plot)
+            drawn = await filed(plot)
             changes += drawn.changes
             for file in drawn.files:
                 changes += await self._upload(run, file)
