@@ -6,7 +6,9 @@ from datetime import UTC, datetime
 import pytest
 
 from pipetrail.record import Number
-from pipetrail.targets.mlflow.fit import Names, clean, fit, legal, number
+from pipetrail.targets.fitting import Names
+from pipetrail.targets.mlflow.fit import clean, fit, legal, number
+from pipetrail.targets.mlflow.limits import KEY_MOST
 from pipetrail.targets.target import Change, Metric, TrackerRun
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -36,7 +38,7 @@ def test_a_name_becomes_the_nearest_that_mlflow_takes(key: str, name: str) -> No
 
 
 def test_names_that_would_become_one_get_four_hex_digits() -> None:
-    names = Names(["a(b", "a)b", "a_b"])
+    names = Names(["a(b", "a)b", "a_b"], legal, clean, KEY_MOST)
     assert names.of("a_b") == "a_b"
     assert re.fullmatch("a_b-[0-9a-f]{4}", names.of("a(b"))
     assert re.fullmatch("a_b-[0-9a-f]{4}", names.of("a)b"))
