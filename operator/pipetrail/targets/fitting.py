@@ -42,7 +42,7 @@ class Fitting:
         self.tags[self._about(f"pipetrail.{what}.", key)] = BROKEN.sub("\ufffd", text)[: self._most]
 
     def text(self, item: Item, key: str, about: str, value: str, most: int = 0) -> str:
-        """`value` in at most `most` characters (by default a tag's). A tag says what was cut, if it is `about` a key."""
+        """`value` in at most `most` characters (by default a tag's). A tag about `about`, if any, says what was cut."""
         most = most or self._most
         text = value
         if BROKEN.search(text):
