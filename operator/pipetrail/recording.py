@@ -149,9 +149,9 @@ class RecordedReader:
         if path is None:
             return Fetched(present=False)
         if path.is_dir():
-            return _directory(path)
+            return _directory(path, every=ref.figure is not None)
         name = (ref.path or "").rstrip("/").rpartition("/")[2]
-        return _object(path, name)
+        return _object(path, name, every=ref.figure is not None)
 
     def _find(self, location: Location) -> Path | None:
         """An object of the recorded store. A cached task's lie where its first run put them: beside, in that recording.
@@ -215,7 +215,7 @@ def _below(root: Path, key: str) -> Path | None:
         return None
 
 
-def _object(path: Path, name: str) -> Fetched:
+def _object(path: Path, name: str, *, every: bool) -> Fetched:
     size = path.stat().st_size
     if size > MAX_OBJECT_BYTES:
         return Fetched(notes=(Note(reason="TooLarge", message=f"{path.name} has {size} bytes"),), size=size)
@@ -225,18 +225,18 @@ def _object(path: Path, name: str) -> Fetched:
     if name and len(blobs) == 1 and blobs[0][1] is data:
         blobs = ((name, data),)  # a key may be anything; the pod's path is what the user called the file
     return Fetched(
-        blobs=tuple(Blob(path=p, data=d) for p, d in blobs if readable(p)),
+        blobs=tuple(Blob(path=p, data=d) for p, d in blobs if every or readable(p)),
         notes=unpacked.notes,
         size=size,
         digest=f"sha256:{hashlib.sha256(data).hexdigest()}",
     )
 
 
-def _directory(path: Path) -> Fetched:
+def _directory(path: Path, *, every: bool) -> Fetched:
     files = sorted(p for p in path.rglob("*") if p.is_file() and not p.is_symlink())
     blobs = [
         Blob(path=p.relative_to(path).as_posix(), data=p.read_bytes())
         for p in files[:MAX_FILES]
-        if readable(p.name) and p.stat().st_size <= MAX_OBJECT_BYTES
+        if (every or readable(p.name)) and p.stat().st_size <= MAX_OBJECT_BYTES
     ]
     return Fetched(blobs=tuple(blobs), size=sum(p.stat().st_size for p in files))

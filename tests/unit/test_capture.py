@@ -8,7 +8,7 @@ from pipetrail import api, capture
 from pipetrail.capture import FileCache, Limits, Wants
 from pipetrail.formats import Note, tail
 from pipetrail.readers import Blob, Fetched
-from pipetrail.record import FromFile, FromParameter, FromStdout, Markdown
+from pipetrail.record import FromFile, FromParameter, FromStdout, Html, Markdown
 from pipetrail.sources import FileRef, LogRef, S3Location
 
 ALL = Wants(stdout=True, logs="Always")
@@ -227,6 +227,37 @@ async def test_pages_are_figures_unless_the_target_wants_none_of_them():
     assert (await captured(of, shelf)).steps[0].figures == (Markdown(text="# Report", name="md"),)
     assert (await captured(of, Shelf(), Wants(figures=False))).steps[0].figures == ()
     assert (await captured(of, Shelf(files={"md": "x" * 2_000_000}))).partial[0].reason == "TooLarge"
+
+
+VIEWS = """{"version": 1, "outputs": [
+  {"type": "markdown", "storage": "inline", "source": "# In the file"},
+  {"type": "web-app", "storage": "gcs", "source": "minio://reports/a/page.html"},
+  {"type": "table", "source": "https://internal.example/t.csv"},
+  {"type": "table", "source": "gs://b/t.csv"},
+  {"type": "tensorboard", "source": "s3://b/logs"}
+]}"""
+
+
+class Views(Shelf):
+    """Has a list of figures under one key, and a page where that says."""
+
+    async def artifact(self, namespace: str, ref: FileRef) -> Fetched:
+        place = ref.location
+        assert isinstance(place, S3Location)
+        self.asked.append(f"{place.endpoint}/{place.bucket}/{place.key}")
+        text = {"ui.tgz": VIEWS, "a/page.html": "<h1>There</h1>"}.get(place.key, "")
+        return Fetched(blobs=(Blob(path="x", data=text.encode()),)) if text else Fetched(present=False)
+
+
+async def test_figures_that_a_file_lists_are_fetched_from_the_runs_own_store_alone():
+    place = S3Location(endpoint="s3.example", bucket="b", key="ui.tgz")
+    listed = FileRef(step=0, artifact="mlpipeline-ui-metadata", path=None, location=place, figure="views")
+    of, shelf = replace(reading(), files=(listed,), logs=()), Views()
+    record = await captured(of, shelf)
+    assert record.steps[0].figures == (Markdown(text="# In the file"), Html(text="<h1>There</h1>"))
+    assert record.steps[0].points == ()
+    assert shelf.asked == ["s3.example/b/ui.tgz", "s3.example/reports/a/page.html"]
+    assert [p.reason for p in record.partial] == ["ForeignStore", "ForeignStore", "ViewNotRead"]
 
 
 LAUNCHED = """I1123 20:21:06.346828 15 launcher_v2.go:1230] ExecutorOutput: {

@@ -11,7 +11,7 @@ from pipetrail import api, capture, kube, recording, recording_writer, settings
 from pipetrail.api import Delivery
 from pipetrail.controller import app
 from pipetrail.delivery import courier, delivery, dispatch, lane, ledger, roster, runs, survey
-from pipetrail.formats import archives, points, stdout, tail
+from pipetrail.formats import archives, points, stdout, tail, views
 from pipetrail.readers import live, logs, stores
 from pipetrail.record import MAX_DIGITS
 from pipetrail.shape import facts, figures, names, note, selection
@@ -59,6 +59,8 @@ PHRASES = [
     f"{n(p.keys)} keys of {n(p.key_chars)} characters",
     f"more than {n(selection.MAX_KEYS)} keys or {n(selection.MAX_POINTS)} points is not sent",
     f"up to {n(selection.MAX_SHAPED_NUMBERS)} numbers and {size(selection.MAX_SHAPED_BYTES)}",
+    f"{size(views.MAX_BYTES)}, {n(views.MAX_VIEWS)} figures",
+    f"{n(views.MAX_SOURCE_CHARS)} characters a figure; {n(views.MAX_CELLS)} cells, {n(views.MAX_LABELS)} labels",
     f"{size(s.log_bytes)} are read for metrics",
     f"{size(logs.LIMIT_BYTES)} are read for metrics",
     f"{size(stdout.LIMITS.line_bytes)} a line | `LongLines`",

@@ -542,12 +542,21 @@ def test_a_run_of_the_plugin_that_the_store_names_is_a_link():
     assert read("iris", told).record.links == (Link(rel="kfp-mlflow-run", href="4f2c"),)
 
 
-def test_a_run_of_kfp_v1_is_recorded_as_argo_tells_it_and_says_so():
+def test_a_run_of_kfp_v1_has_argos_steps_under_the_names_that_kfp_shows():
     body, facts = folded("pets-v1")
-    record = kfp_v1.read(body, facts, cluster="lab").record
+    reading = kfp_v1.read(body, facts, cluster="lab")
+    record = reading.record
     assert (argo.header(body).source, record.source) == ("kfp-v1", "kfp-v1")
     assert (record.pipeline, record.display_name) == ("pets-v1 pipeline", "pets-v1 v1 run")
-    assert [p.reason for p in record.partial] == ["KfpV1"]
+    assert [(s.path, s.name) for s in record.steps] == [
+        ("train-classifier", "Train the classifier"), ("report", "report"),
+    ]  # fmt: skip
+    assert (list(record.tags), list(record.annotations), record.partial) == (
+        ["pipeline/runid"], ["pipelines.kubeflow.org/run_name"], ()
+    )  # fmt: skip
+    assert {f.artifact: f.figure for f in reading.files} == {
+        "mlpipeline-metrics": None, "mlpipeline-ui-metadata": "views", "train-classifier-accuracy": None,
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(

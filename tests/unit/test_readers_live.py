@@ -7,6 +7,7 @@ import pytest
 import pytest_asyncio
 from aiohttp import web
 from kubernetes.aio import client as k8s
+from msgspec.structs import replace
 
 from pipetrail.kube import Kube
 from pipetrail.readers import Blob, Fetched
@@ -94,6 +95,14 @@ async def test_of_a_model_only_the_size_is_asked_for(wire, reader):
     fetched = await reader.artifact("team-a", ref)
     assert (fetched.blobs, fetched.present, fetched.size) == ((), True, 50)
     assert not any(asked.startswith("GET /b/") for asked in wire.asked)
+
+
+async def test_a_page_is_read_whatever_its_suffix_and_another_file_only_if_it_may_hold_a_number(wire, reader):
+    wire.secret(access="AKIATEST", secret="CANARY")
+    wire.answers["/b/wf/page.html"] = (200, b"<p>")
+    page = FileRef(step=0, artifact="page", path=None, location=wire.location("wf/page.html"), figure="html")
+    assert [b.data for b in (await reader.artifact("team-a", page)).blobs] == [b"<p>"]
+    assert (await reader.artifact("team-a", replace(page, figure=None))).blobs == ()
 
 
 async def test_a_secret_is_kept_for_a_minute(wire, reader):

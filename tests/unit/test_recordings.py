@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from pipetrail import capture, recording, redact
 from pipetrail.record import to_json
@@ -102,6 +103,15 @@ async def test_objects_come_from_the_store_and_are_named_as_in_the_pod(tmp_path)
     assert [b.path for b in (await fetched(tmp_path, ref("r/x.json", "/out/metrics.json"))).blobs] == ["metrics.json"]
     assert [b.path for b in (await fetched(tmp_path, ref("r/d"))).blobs] == ["m.csv"]
     assert (await fetched(tmp_path, ref("r/none"))).present is False
+
+
+async def test_a_page_is_read_whatever_its_suffix_and_another_file_only_if_it_may_hold_a_number(tmp_path):
+    (tmp_path / "store" / "pages").mkdir(parents=True)
+    (tmp_path / "store" / "pages" / "report.html").write_text("<p>")
+    for key in ("pages/report.html", "pages"):
+        page = replace(ref(key), figure="html")
+        assert [b.data for b in (await fetched(tmp_path, page)).blobs] == [b"<p>"]
+        assert (await fetched(tmp_path, ref(key))).blobs == ()
 
 
 @pytest.mark.parametrize(

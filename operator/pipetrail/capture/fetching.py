@@ -12,10 +12,10 @@ from msgspec.structs import replace
 from pipetrail.capture.cache import FileCache, Got
 from pipetrail.capture.merging import merged
 from pipetrail.capture.wants import Limits, Wants
-from pipetrail.formats import Content, Note, RawPoint, executor_output, metrics, pages, stdout, tail
+from pipetrail.formats import Content, Note, RawPoint, executor_output, metrics, pages, stdout, tail, views
 from pipetrail.readers import Blob, Fetched, Reader
 from pipetrail.record import Figure, FromFile, FromStdout, Partial, Point, PointSource, Record
-from pipetrail.sources import FileRef, LogRef, Reading, Unreadable
+from pipetrail.sources import FileRef, GcsLocation, Location, LogRef, Reading, S3Location, Unreadable
 
 _BIG: Final = 256 << 10
 T = TypeVar("T")
@@ -95,11 +95,41 @@ class Capture:
         for blob in fetched.blobs:
             if any(fnmatchcase(f"{ref.artifact}/{blob.path}", g) for g in self._wants.exclude):
                 continue
-            content = await _read_file(blob, ref)
+            content = await (self._views(blob, ref) if ref.figure == "views" else _read_file(blob, ref))
             figures += content.figures
             notes += (Note(reason=n.reason, message=f"{blob.path}: {n.message}") for n in content.notes)
             points += self._points(content.points, ref, partial(_from_file, ref.artifact, blob.path))
         return self._keep(key, fetched, Got(points=tuple(points), figures=tuple(figures), notes=tuple(notes)))
+
+    async def _views(self, blob: Blob, ref: FileRef) -> Content:
+        """The figures that the file lists; those that lie elsewhere are fetched, if it is in the run's own store."""
+        shown, notes = await _aside(blob.data, views.listed)
+        found = [Content(notes=notes)]
+        for view in shown:
+            text = view.text if view.kind in views.DRAWN else None
+            if text is None:
+                text, said = await self._elsewhere(view, ref)
+                found.append(Content(notes=said))
+            if text is not None:
+                found.append(views.figure(view, text))
+        figures = tuple(figure for content in found for figure in content.figures)
+        return Content(figures=figures, notes=tuple(note for content in found for note in content.notes))
+
+    async def _elsewhere(self, view: views.View, ref: FileRef) -> tuple[str | None, tuple[Note, ...]]:
+        if view.kind not in views.DRAWN:
+            said = f"{view.kind or 'a view'} at {view.address[:200] or 'no address'} is named here and not read"
+            return None, (Note(reason="ViewNotRead", message=said),)
+        place = _beside(ref.location, view.address)
+        if isinstance(place, Unreadable):
+            return None, (Note(reason=place.reason, message=f"{view.kind}: {place.message}"),)
+        there = replace(ref, location=place, archive="none", path=None)
+        fetched = await self._fetch(lambda: self._reader.artifact(self._record.namespace, there))
+        if fetched.again:
+            self._cache.again = True
+        if not fetched.blobs:
+            gone = Note(reason="ViewGone", message=f"{view.kind}: nothing is at {view.address[:200]}")
+            return None, (*fetched.notes, *(() if fetched.notes else (gone,)))
+        return fetched.blobs[0].data.decode("utf-8", "replace"), fetched.notes
 
     async def _log(self, ref: LogRef) -> Got:
         key = self._log_key(ref)
@@ -164,8 +194,24 @@ class Capture:
                 yield Point(key=point.key, value=point.value, step=point.step, time=at, source=source(point))
 
 
+def _beside(location: Location, address: str) -> Location:
+    """`address`, which a user wrote, if it lies in the store that `location` is in; that alone is asked."""
+    scheme, _, rest = address.partition("://")
+    bucket, _, key = rest.partition("/")
+    if not bucket or not key or any(sign in rest for sign in "?#*"):
+        return Unreadable(reason="NoLocation", message=f"{address[:200] or 'its address'} is no address of an object")
+    match location:
+        case S3Location() if scheme in ("s3", "minio"):
+            return replace(location, bucket=bucket, key=key)
+        case GcsLocation() if scheme == "gs":
+            return replace(location, bucket=bucket, key=key)
+        case _:
+            said = f"{address[:200]} lies in another store than the run's artifact repository names"
+            return Unreadable(reason="ForeignStore", message=said)
+
+
 async def _read_file(blob: Blob, ref: FileRef) -> Content:
-    if ref.figure is not None:
+    if ref.figure == "markdown" or ref.figure == "html":
         return pages.read(ref.artifact, blob.data, ref.figure)
     if len(blob.data) < _BIG:
         return metrics.read(blob.path, blob.data)

@@ -62,7 +62,8 @@ class FileRef(Frozen, frozen=True):
     """A file to fetch for `record.steps[step]`: the artifact's name, its file name inside the pod, where it lies.
 
     `at` is the time of the points in it (the same however early it is read); `key` tells this content from what the
-    same artifact held in another attempt or generation. `figure` is set where the file as a whole is one.
+    same artifact held in another attempt or generation. `figure` is set where the file as a whole is one, or lists
+    them (``views``: :mod:`pipetrail.formats.views`).
     """
 
     step: int
@@ -72,7 +73,7 @@ class FileRef(Frozen, frozen=True):
     archive: Literal["none", "tar", "zip"] | None = None
     at: datetime | None = None
     key: str = ""
-    figure: Literal["markdown", "html"] | None = None
+    figure: Literal["markdown", "html", "views"] | None = None
 
 
 Launcher = Literal["checked", "alone", "silent"]
