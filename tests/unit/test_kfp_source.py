@@ -231,6 +231,54 @@ def test_what_runs_at_exit_is_an_exit_handler():
     assert [(s.path, s.role) for s in read("loops").record.steps if s.role != "step"] == [("cleanup", "exit-handler")]
 
 
+def renamed(name, *pairs):
+    """A recorded body whose nodes are called otherwise."""
+    body, _ = folded(name)
+    for node in body["status"]["nodes"].values():
+        for old, new in pairs:
+            node["name"] = node["name"].replace(old, new)
+    return body
+
+
+def test_a_task_that_ignores_how_those_before_it_went_is_a_step_of_its_own():
+    """The compiler makes it the exit hook of the task before it, as it does with the task of an ExitHandler."""
+    body = renamed("loops", ("exit-handler-1.onExit", "exit-handler-1.importer.onExit"))
+    record = read("loops", body=body).record
+    assert sorted(paths(record)) == sorted(paths(read("loops").record))
+    assert step(record, "cleanup").role == "step"
+
+
+def test_what_would_have_run_at_exit_is_named_where_the_block_was_skipped():
+    body = without(folded("loops")[0], r"exit-handler-1")
+    body["status"]["nodes"]["n"] = {
+        "id": "n", "name": f"{body['metadata']['name']}.root.exit-handler-1", "type": "Skipped", "phase": "Omitted",
+        "templateName": "comp-exit-handler-1", "message": "omitted: depends condition not met",
+    }  # fmt: skip
+    for template in body["spec"]["templates"]:
+        for task in template.get("dag", {}).get("tasks", []):
+            if task["name"] == "importer":
+                task["hooks"] = {"exit": {"template": "exit-hook-root-cleanup"}}
+    found = step(read("loops", body=body).record, "cleanup")
+    assert (found.outcome.status, found.outcome.reason, found.role) == ("omitted", "Depends", "step")
+
+
+@pytest.mark.parametrize("told", [None, AWAY])
+def test_a_task_that_its_driver_does_itself_has_the_drivers_node_and_succeeded(told):
+    body = without(renamed("iris"), r"root\.prepare\b(?!-driver)")
+    for node in body["status"]["nodes"].values():
+        node["name"] = node["name"].replace("prepare-driver", "prepare")
+    record = read("iris", told, body).record
+    assert sorted(paths(record)) == [("evaluate", ()), ("prepare", ()), ("train", ())]
+    assert step(record, "prepare").outcome == Outcome(status="succeeded")
+
+
+@pytest.mark.parametrize("name", ["condition-2", "for-loop-1", "exit-handler-3", "root", "load-driver"])
+def test_a_task_may_be_called_what_the_compiler_calls_its_groups(name):
+    record = read("iris", body=renamed("iris", ("root.train", f"root.{name}"))).record
+    assert sorted(s.path for s in record.steps) == sorted(["evaluate", "prepare", name])
+    assert step(record, name).points == step(read("iris").record, "train").points
+
+
 def test_outputs_of_a_pipeline_are_those_of_the_task_that_they_point_at():
     assert step(read("loops").record, "inner-sweep").outputs.parameters == {"Output": 0.587}
     assert step(read("loops").record, "inner-sweep").points == ()

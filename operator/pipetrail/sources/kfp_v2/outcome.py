@@ -36,6 +36,8 @@ def outcome(place: Place, execution: Execution | None, run: Outcome) -> Outcome:
         decided = _decided(driver, execution)
         if decided is not None:
             return decided
+        if driver is dag:  # it did the task's work itself
+            return replace(driver.outcome, exit_code=None)
     if dag is not None and dag.outcome.settled and dag.outcome.status != "succeeded":
         return dag.outcome
     if driver is not None and driver.outcome.settled and driver.outcome.status != "succeeded":

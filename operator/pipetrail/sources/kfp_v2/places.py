@@ -20,7 +20,9 @@ _EXECUTOR: Final = "system-container-executor"
 _LAUNCHER: Final = "system-container-impl"
 _DRIVER: Final = "-driver"
 _IMPORTER: Final = "system-importer"
-_GROUP: Final = re.compile(r"(?:exit-handler|condition|condition-branches|for-loop)-\d+(?:\..+)?")
+_GROUP: Final = re.compile(r"(?:exit-handler|condition|condition-branches|for-loop)-\d+")
+_HANDLED: Final = re.compile(r"exit-handler-\d+")
+_AT_EXIT: Final = ".onExit"
 _ITERATIONS: Final = "iteration-iterations"
 _ITERATION: Final = "iteration-item"
 
@@ -37,7 +39,12 @@ def user_path(path: str) -> str:
     """`path` in Argo's tree as the user's pipeline has it: task names from the root down."""
     parts = path.split("/")
     inner = parts[1:] if parts[0].partition(".")[0] == "root" else parts
-    return "/".join(p for p in inner if not (_GROUP.fullmatch(p) or p in (_ITERATIONS, _ITERATION)))
+    return "/".join(p for p in inner if not _structural(p))
+
+
+def _structural(part: str) -> bool:
+    """True for what the compiler made of a block: a group, a turn of a loop, or what runs when a task has ended."""
+    return part in (_ITERATIONS, _ITERATION) or part.endswith(_AT_EXIT) or _GROUP.fullmatch(part) is not None
 
 
 class Place(Frozen, frozen=True):
@@ -57,11 +64,14 @@ class Place(Frozen, frozen=True):
 
     @property
     def path(self) -> str:
-        """As the user's pipeline has it. A loop over a single component has the loop's own name for its task."""
-        path = user_path(self.at[0])
-        if self.at[0].endswith(f"/{_ITERATION}") and self.kind != "composite":
-            path = f"{path}/{self.name}" if path else self.name
-        return path
+        """As the user's pipeline has it. A loop over a single component has the loop's own name for its task.
+
+        A task is one whatever its name: a component may be called ``condition``, and its second task ``condition-2``.
+        """
+        if self.kind == "composite":
+            return user_path(self.at[0])
+        around = user_path(self.at[0].rpartition("/")[0])
+        return f"{around}/{self.name}" if around else self.name
 
 
 class Places:
@@ -109,7 +119,8 @@ class Places:
                 seen[path, turns] = None
             elif _LAUNCHER in template and path.rpartition("/")[2] == "executor":
                 seen[path.rpartition("/")[0], turns] = None
-            elif f"system-container{_DRIVER}" in template and path.endswith(_DRIVER):
+            elif f"system-container{_DRIVER}" in template:
+                # Of a task that its driver does itself (volumes) the driver has the task's name.
                 seen[path.removesuffix(_DRIVER), turns] = None
         for place in seen:
             yield self._task(place)
@@ -117,9 +128,11 @@ class Places:
     def _task(self, place: At) -> Place:
         path, turns = place
         dag, driver = self.by_place.get(place), self.driver(place)
+        if driver is None and dag is not None and _DRIVER in (dag.template or ""):
+            driver = dag
         imports = dag is not None and _IMPORTER in (dag.template or "")
         pod = dag if imports else self.by_place.get((f"{path}/executor", turns))
-        role: Role = next((s.role for s in (pod, dag, driver) if s is not None), "step")
+        role: Role = next((_role(s, path) for s in (pod, dag, driver) if s is not None), "step")
         told = word(driver.params.get("task-name")) if driver is not None else ""
         name = told if path.endswith(f"/{_ITERATION}") and told else path.rpartition("/")[2]
         return Place(
@@ -131,7 +144,8 @@ class Places:
         for place, step in self.by_place.items():
             if _is_pipeline(step, place[0]):
                 name = place[0].rpartition("/")[2]
-                yield Place(at=place, name=name, kind="composite", role=step.role, dag=step, driver=self.driver(place))
+                role = _role(step, place[0])
+                yield Place(at=place, name=name, kind="composite", role=role, dag=step, driver=self.driver(place))
 
     def not_run(self) -> Iterator[Place]:
         """What DAGs that were skipped or omitted would have run, as far as their templates tell."""
@@ -153,14 +167,17 @@ class Places:
         tasks: Mapping[str, Any] = named(obj(self._templates.get(template), "dag").get("tasks"))
         for name, task in tasks.items():
             inner, runs = (f"{place[0]}/{name}", place[1]), word(task.get("template"))
-            if runs.startswith("system-") and _DRIVER in runs:
+            driver = runs.startswith("system-") and _DRIVER in runs
+            if driver and name.endswith(_DRIVER):
                 continue
-            kind: Kind = "importer" if _IMPORTER in runs else "pod" if _EXECUTOR in runs else "composite"
-            structure = _GROUP.fullmatch(name) or name in (_ITERATIONS, _ITERATION)
-            if kind != "composite" or not structure:
-                yield Place(at=inner, name=name, kind=kind, role=step.role, skipped=step)
+            kind: Kind = "importer" if _IMPORTER in runs else "pod" if driver or _EXECUTOR in runs else "composite"
+            if kind != "composite" or not _structural(name):
+                yield Place(at=inner, name=name, kind=kind, role=_role(step, inner[0]), skipped=step)
             if kind == "composite":
                 yield from self._inside(runs, inner, step, depth + 1)
+            at_exit = word(obj(task, "hooks", "exit").get("template"))
+            if at_exit:
+                yield from self._inside(at_exit, (inner[0] + _AT_EXIT, inner[1]), step, depth + 1)
 
 
 def _is_pipeline(step: Step, path: str) -> bool:
@@ -168,4 +185,12 @@ def _is_pipeline(step: Step, path: str) -> bool:
     if step.kind != "composite" or "/" not in path or (step.template or "").startswith("system-"):
         return False
     inside = _EXECUTOR not in (step.template or "") and _LAUNCHER not in (step.template or "")
-    return inside and not (_GROUP.fullmatch(name) or name in (_ITERATIONS, _ITERATION))
+    return inside and not _structural(name)
+
+
+def _role(step: Step, path: str) -> Role:
+    """What runs at the end of an ExitHandler is one; of any other task it is a step that ignores how that went."""
+    hooked = [part.removesuffix(_AT_EXIT) for part in path.split("/") if part.endswith(_AT_EXIT)]
+    if not hooked:
+        return step.role
+    return "exit-handler" if any(_HANDLED.fullmatch(part) for part in hooked) else "step"
