@@ -1,10 +1,12 @@
 """A run that was met by its metadata alone is decided upon by all that it says, before anything of it is sent."""
 
 import asyncio
+import json
 from typing import Any
 
 from kubernetes.aio import client as k8s
 from tests.real.proxy import Action, Proxy, Seen
+from tests.unit.kfp_cases import folded
 from tests.unit.test_delivery_survey import EXPERIMENT, NOWHERE, REF, said
 
 from pipetrail import api
@@ -13,6 +15,8 @@ from pipetrail.delivery.ledger import Ledger
 from pipetrail.kube import Kube
 from pipetrail.readers.live import LiveReader
 from pipetrail.settings import Settings
+from pipetrail.sources.kfp_v2 import Metadata, NoMetadata, RunMetadata
+from pipetrail.sources.kfp_v2.metadata import Execution
 from pipetrail.targets.addresses import ANYWHERE
 
 META = {
@@ -21,8 +25,22 @@ META = {
 }  # fmt: skip
 
 
-async def reads(body: Any) -> tuple[list[str], list[str]]:
-    """What was asked of the API server of the run, and what was written, when a survey meets `body`."""
+class Told(LiveReader):
+    """A reader of a cluster whose metadata store says this; `times` counts how often it is asked."""
+
+    said: Metadata = NoMetadata(reason="MlmdUnreachable", message="away")
+    times = 0
+
+    async def metadata(self, namespace: str, run_id: str) -> Metadata:
+        self.times += 1
+        return self.said
+
+
+async def reads(body: Any, told: Metadata | None = None, *, times: int = 0) -> tuple[list[str], list[str]]:
+    """What was asked of the API server of the run, and what was written, when a survey meets `body`.
+
+    It is over when the run has had its turn, and the metadata store was asked so many `times`.
+    """
 
     def decide(seen: Seen) -> Action:
         if seen.method == "GET" and seen.path.endswith("/workflows"):
@@ -36,16 +54,20 @@ async def reads(body: Any) -> tuple[list[str], list[str]]:
     async with Proxy(NOWHERE) as server, Proxy(NOWHERE) as mlflow, Kube(k8s.Configuration(host=server.url)) as kube:
         server.decide = decide
         mlflow.decide = lambda seen: said(EXPERIMENT if seen.path.endswith("get-by-name") else {"experiments": []})
-        dispatch = Dispatch(kube, Ledger(kube, "me/1"), LiveReader(kube), Settings(), "c", addresses=ANYWHERE)
+        reader = Told(kube)
+        reader.said = told or reader.said
+        dispatch = Dispatch(kube, Ledger(kube, "me/1"), reader, Settings(), "c", addresses=ANYWHERE)
         spec = api.TargetSpec(backend=api.Backend(mlflow=api.MlflowBackend(tracking_uri=mlflow.url)))
         dispatch.saw_target(api.FoundTarget(ref=REF, spec=spec), deleted=False)
         seat = dispatch.roster.get(REF)
         assert seat is not None
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while not seat.ready:  # noqa: ASYNC110  a seat tells nobody
                 await asyncio.sleep(0.02)
             await dispatch.survey.once()
             while seat.lane.busy or not any(s.path.endswith("/workflows/run") for s in server.log):  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+            while reader.times < times:  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
         await dispatch.roster.close()
         asked = [seen.path.rsplit("/", 1)[-1] for seen in server.log if seen.method == "GET"]
@@ -69,3 +91,19 @@ async def test_a_run_that_kfps_own_plugin_records_is_left_alone_when_it_was_met_
 async def test_a_run_that_no_plugin_records_is_taken_when_it_was_met_in_a_list() -> None:
     _, written = await reads(body())
     assert "POST trackedruns" in written
+
+
+async def test_a_run_that_only_kfps_metadata_tells_to_be_the_plugins_is_left_alone() -> None:
+    noted = Execution(id=1, type="system.ContainerExecution", custom={"plugins.mlflow.run_id": "4f2c"})
+    for executions, taken in (((noted,), False), ((), True)):
+        told = RunMetadata(run_id="r", namespace="team", executions=executions)
+        _, written = await reads(body(), told)
+        assert ("POST trackedruns" in written) is taken
+
+
+async def test_a_store_that_lags_behind_a_task_is_asked_again_though_the_run_has_no_news() -> None:
+    recorded, _ = folded("iris")
+    ended = json.loads(json.dumps(recorded).replace(recorded["metadata"]["name"], "run"))
+    ended["metadata"] |= {"namespace": "team", "uid": "u"}
+    run_id = ended["metadata"]["labels"]["pipeline/runid"]
+    await reads(ended, RunMetadata(run_id=run_id, namespace="team"), times=4)

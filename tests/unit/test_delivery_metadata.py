@@ -78,6 +78,17 @@ async def test_an_answer_that_says_to_try_again_is_not_kept():
     assert reader.times == 3
 
 
+async def test_an_answer_that_lags_behind_a_task_is_asked_for_again_though_nothing_has_ended_since():
+    said, reader = Said(), Asked(KFP / "iris")
+    body = bodies("iris")[-1]
+    for _ in range(2):
+        await read(said, reader, body)
+    assert reader.times == 1
+    said.forget()
+    await read(said, reader, body)
+    assert reader.times == 2
+
+
 @pytest.mark.parametrize(
     "status",
     [None, [], {"nodes": []}, {"nodes": {"a": None, "b": {"type": "Pod", "phase": "Failed", "outputs": [1]}}},

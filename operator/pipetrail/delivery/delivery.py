@@ -82,6 +82,9 @@ class Deliveries:
             pinned = self._pinned(seat, state, entry)  # the survey knew its metadata alone
         if pinned is None or reading is None:
             return Done()
+        if entry is None and (left := policy.tracked_already(reading.record, seat.spec)) is not None:
+            observe.log().debug("left", run=run_name(state), target=str(seat.ref), rule=left.rule, why=left.why)
+            return Done()
         outcome = reading.record.outcome
         if reading.record.started is None and not outcome.settled:
             return Done()  # a tracker fixes a run's start when it is made, so we wait until it has one
@@ -135,7 +138,10 @@ class Deliveries:
         return reading
 
     async def _reading(self, state: RunState, body: Any) -> Reading:
-        return await capture.reading(body, state.facts, state.said.at(body, self._reader), cluster=self._cluster)
+        reading = await capture.reading(body, state.facts, state.said.at(body, self._reader), cluster=self._cluster)
+        if reading.again:
+            state.said.forget()
+        return reading
 
     def _as_argo_has_it(self, reading: Reading, state: RunState, body: Any) -> Record:
         """The record with a step for each pod: of KFP's own pods, drivers and the like, a user's record shows none."""

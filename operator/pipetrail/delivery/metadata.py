@@ -3,7 +3,8 @@
 It is asked again when a task of the run ended, else never.
 
 KFP publishes what a task gave before the task's pod ends, that of a cached one before its driver's does (sources.md
-§4.6): between two such ends the store has nothing new that we read. An answer that says to try again is not kept.
+§4.6): between two such ends the store has nothing new that we read. An answer that says to try again is not kept,
+and one that lags behind what a task gave is forgotten (:meth:`Said.forget`).
 """
 
 import asyncio
@@ -34,6 +35,10 @@ class Said:
     def at(self, body: Any, reader: Reader) -> Reader:
         """`reader` for a run that stands as `body` does: it asks the store only if what is known may be old."""
         return _Reminded(self, reader, _moment(body))
+
+    def forget(self) -> None:
+        """Ask again at the next reading, whatever has ended until then: a task gave what the answer lacks."""
+        self._answer = None
 
     async def metadata(self, reader: Reader, moment: Moment, namespace: str, run_id: str) -> Metadata:
         """What is known at `moment`, asked for if need be."""
