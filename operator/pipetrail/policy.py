@@ -62,11 +62,13 @@ class RunFacts(Frozen, frozen=True):
     mlflow_plugin: bool = False
 
 
-def facts(header: Header, namespace: Mapping[str, Any]) -> RunFacts:
-    """What is known of the run of `header`; `namespace` is the metadata of its namespace."""
+def facts(header: Header, namespace: Mapping[str, Any], template: Mapping[str, Any] | None = None) -> RunFacts:
+    """What is known of the run of `header`; `namespace` is the metadata of its namespace, `template` its template's."""
+    template = template or {}
     return RunFacts(
         source=header.source, namespace=header.namespace, name=header.name, pipeline=header.pipeline,
-        labels=header.labels, annotations=header.annotations, namespace_labels=namespace.get("labels") or {},
+        labels=header.labels, annotations=header.annotations, template_labels=template.get("labels") or {},
+        template_annotations=template.get("annotations") or {}, namespace_labels=namespace.get("labels") or {},
         namespace_annotations=namespace.get("annotations") or {},
         # An object that was made after its run had ended (restored, replayed) is news all the same.
         ended=None if header.finished is None else max(header.finished, header.created or header.finished),

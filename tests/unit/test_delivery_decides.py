@@ -2,10 +2,12 @@
 
 import asyncio
 import json
+from collections.abc import Mapping
 from typing import Any
 
+import pytest
 from kubernetes.aio import client as k8s
-from tests.real.proxy import Action, Proxy, Seen
+from tests.real.proxy import Action, Answer, Proxy, Seen
 from tests.unit.kfp_cases import folded
 from tests.unit.test_delivery_survey import EXPERIMENT, NOWHERE, REF, said
 
@@ -36,10 +38,13 @@ class Told(LiveReader):
         return self.said
 
 
-async def reads(body: Any, told: Metadata | None = None, *, times: int = 0) -> tuple[list[str], list[str]]:
+async def reads(
+    body: Any, told: Metadata | None = None, *, times: int = 0, templates: Mapping[str, Answer] | None = None
+) -> tuple[list[str], list[str]]:
     """What was asked of the API server of the run, and what was written, when a survey meets `body`.
 
-    It is over when the run has had its turn, and the metadata store was asked so many `times`.
+    `templates` are what else it has, by kind and name. It is over when the run has had its turn, and the metadata store
+    was asked so many `times`.
     """
 
     def decide(seen: Seen) -> Action:
@@ -49,7 +54,8 @@ async def reads(body: Any, told: Metadata | None = None, *, times: int = 0) -> t
             return said(body)
         if seen.method == "GET" and seen.path.endswith(("/pods", "/workflowtaskresults")):
             return said({"metadata": {}, "items": []})
-        return said({"reason": "NotFound"}, 404)
+        place = "/".join(seen.path.rsplit("/", 2)[-2:])
+        return (templates or {}).get(place) or said({"reason": "NotFound"}, 404)
 
     async with Proxy(NOWHERE) as server, Proxy(NOWHERE) as mlflow, Kube(k8s.Configuration(host=server.url)) as kube:
         server.decide = decide
@@ -107,3 +113,42 @@ async def test_a_store_that_lags_behind_a_task_is_asked_again_though_the_run_has
     ended["metadata"] |= {"namespace": "team", "uid": "u"}
     run_id = ended["metadata"]["labels"]["pipeline/runid"]
     await reads(ended, RunMetadata(run_id=run_id, namespace="team"), times=4)
+
+
+def labelled(track: str) -> Answer:
+    return said({"metadata": {"labels": {"pipetrail.dev/track": track}}})
+
+
+@pytest.mark.parametrize(
+    ("spec", "labels", "templates", "taken"),
+    [
+        ({"name": "sweep"}, {}, {"workflowtemplates/sweep": labelled("false")}, False),
+        ({"name": "sweep", "clusterScope": True}, {}, {"clusterworkflowtemplates/sweep": labelled("false")}, False),
+        ({}, {"cron-workflow": "nightly"}, {"cronworkflows/nightly": labelled("false")}, False),
+        (
+            {"name": "sweep"}, {"cron-workflow": "nightly"},
+            {"workflowtemplates/sweep": labelled("false"), "cronworkflows/nightly": labelled("true")}, True,
+        ),
+        ({"name": "sweep"}, {"track": "true"}, {"workflowtemplates/sweep": labelled("false")}, True),
+        ({"name": "sweep"}, {}, {}, True),
+        ({"name": "sweep"}, {}, {"workflowtemplates/sweep": said({"reason": "Forbidden"}, 403)}, True),
+        ({"name": "../../secrets/sweep"}, {}, {"secrets/sweep": labelled("false")}, True),
+    ],
+)  # fmt: skip
+async def test_what_a_run_was_made_from_opts_out_for_it_and_the_nearest_word_counts(
+    spec: Any, labels: dict[str, str], templates: dict[str, Answer], taken: bool
+) -> None:
+    made = body()
+    prefix = {"track": "pipetrail.dev/", "cron-workflow": "workflows.argoproj.io/"}
+    made["metadata"] = META | {"labels": {prefix[k] + k: v for k, v in labels.items()}}
+    made["spec"] = {"workflowTemplateRef": spec} if spec else made["spec"]
+    asked, written = await reads(made, templates=templates)
+    assert ("POST trackedruns" in written) is taken
+    assert ("sweep" in asked) is (spec.get("name") == "sweep")
+
+
+async def test_a_template_that_can_not_be_asked_now_leaves_the_decision_open() -> None:
+    made = body()
+    made["spec"] = {"workflowTemplateRef": {"name": "sweep"}}
+    _, written = await reads(made, templates={"workflowtemplates/sweep": said({"reason": "InternalError"}, 500)})
+    assert "POST trackedruns" not in written

@@ -10,6 +10,7 @@ from pipetrail.cli import cluster
 from pipetrail.cli.console import console, show
 from pipetrail.cli.options import Context, Namespace, Output
 from pipetrail.kube import TRACKED_RUNS, Kube
+from pipetrail.readers import argo as objects
 from pipetrail.record import Record
 
 
@@ -40,7 +41,7 @@ async def _explain(kube: Kube, name: str, namespace: str) -> list[dict[str, Any]
     header, reading = await cluster.read_run(kube, await cluster.find_run(kube, name, namespace))
     record = reading.record
     body = await kube.get(f"/api/v1/namespaces/{namespace}")
-    facts = policy.facts(header, body.get("metadata") or {})
+    facts = policy.facts(header, body.get("metadata") or {}, await objects.made_from(kube, header))
     found = await cluster.targets(kube, namespace)
     usable = [t for t in found if isinstance(t, api.FoundTarget)]
     rows = [_row(kind_of, decision) for kind_of, decision in policy.decide_all(facts, usable)]

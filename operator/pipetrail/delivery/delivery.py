@@ -3,7 +3,7 @@
 import asyncio
 import datetime as dt
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 import msgspec
@@ -58,7 +58,8 @@ class Deliveries:
 
     def __init__(
         self, kube: Kube, ledger: Ledger, reader: Reader, settings: Settings, cluster: str, *,
-        book: Book, decide: Callable[[Seat, argo.Header], policy.Decision], vanished: Callable[[], None],
+        book: Book, decide: Callable[[Seat, argo.Header], policy.Decision],
+        learn: Callable[[argo.Header], Awaitable[None]], vanished: Callable[[], None],
     ) -> None:  # fmt: skip
         self._kube = kube
         self._ledger = ledger
@@ -67,6 +68,7 @@ class Deliveries:
         self._cluster = cluster
         self._book = book
         self._decide = decide
+        self._learn = learn
         self._vanished = vanished
         self._memo = Memo()
 
@@ -79,7 +81,8 @@ class Deliveries:
         pinned = self._pinned(seat, state, entry)
         reading = None if pinned is None else await self._read(state)
         if entry is None and reading is not None:
-            pinned = self._pinned(seat, state, entry)  # the survey knew its metadata alone
+            await self._learn(state.header)
+            pinned = self._pinned(seat, state, entry)  # the survey knew its metadata alone, and nobody its template
         if pinned is None or reading is None:
             return Done()
         if entry is None and (left := policy.tracked_already(reading.record, seat.spec)) is not None:

@@ -20,6 +20,7 @@ from pipetrail.delivery.notices import post_event
 from pipetrail.delivery.roster import STATUS_EVERY_S, Roster, Seat
 from pipetrail.delivery.runs import Runs, RunState
 from pipetrail.delivery.survey import Survey
+from pipetrail.delivery.templates import Templates
 from pipetrail.kube import Kube, KubeError
 from pipetrail.readers import Reader
 from pipetrail.settings import Settings
@@ -49,6 +50,7 @@ class Dispatch:
         self.runs = Runs()
         self.book = Book()
         self.namespaces = Namespaces()
+        self.templates = Templates(kube)
         self.roster = Roster(kube, ledger, settings, self._work, addresses, permit)
         self.survey = Survey(
             kube,
@@ -63,7 +65,7 @@ class Dispatch:
         )
         self._deliveries = Deliveries(
             kube, ledger, reader, settings, cluster,
-            book=self.book, decide=self.decide, vanished=self.survey.due.set,
+            book=self.book, decide=self.decide, learn=self.templates.learn, vanished=self.survey.due.set,
         )  # fmt: skip
         self._settled = asyncio.Event()
         self._spawned: set[asyncio.Task[None]] = set()
@@ -144,7 +146,7 @@ class Dispatch:
 
     def decide(self, seat: Seat, header: argo.Header) -> policy.Decision:
         """Does a target take a run, and by which rule?"""
-        run = policy.facts(header, self.namespaces.of(header.namespace))
+        run = policy.facts(header, self.namespaces.of(header.namespace), self.templates.of(header))
         return policy.decide(run, seat.found, others=[s.found for s in self.roster.seats() if s is not seat])
 
     def takers(self, header: argo.Header) -> list[Seat]:

@@ -1,11 +1,17 @@
-"""What the API server holds of one Argo run beside its Workflow: its pods and task results, as facts."""
+"""What the API server holds of one Argo run beside its Workflow: pods and task results, and what it was made from."""
 
+import re
+from collections.abc import Mapping
 from typing import Any, Final
 
+from pipetrail import observe
 from pipetrail.kube import ARGO, ApiError, Kube
 from pipetrail.sources import argo
 
 MAX_LABEL: Final = 63
+
+# A name that a user wrote goes into a path: "../../secrets/x" is none.
+_NAME: Final = re.compile(r"[a-z0-9](?:[-a-z0-9.]{0,251}[a-z0-9])?")
 
 
 async def workflow(kube: Kube, namespace: str, name: str) -> Any:
@@ -36,3 +42,31 @@ async def facts(kube: Kube, header: argo.Header, known: argo.RunFacts | None = N
             if result is not None and result.owner_uid == header.uid:
                 gathered = gathered.with_result(result)
     return gathered
+
+
+async def made_from(kube: Kube, header: argo.Header) -> Mapping[str, Any]:
+    """Labels and annotations of the template that a run was made from, and over them those of its CronWorkflow.
+
+    What is not there, or may not be read, says nothing.
+    """
+    here = f"{ARGO}/namespaces/{header.namespace}"
+    places = (
+        (f"{ARGO}/clusterworkflowtemplates", header.cluster_workflow_template),
+        (f"{here}/workflowtemplates", header.workflow_template),
+        (f"{here}/cronworkflows", header.cron),
+    )
+    said: dict[str, dict[str, str]] = {"labels": {}, "annotations": {}}
+    for path, name in places:
+        if not _NAME.fullmatch(name):
+            continue
+        try:
+            meta = (await kube.get(f"{path}/{name}")).get("metadata") or {}
+        except ApiError as error:
+            if error.status not in (403, 404):
+                raise
+            if error.status == 403:
+                observe.log().warning("template not read", template=name, cause=str(error))
+            continue
+        for part, known in said.items():
+            known |= meta.get(part) or {}
+    return said
