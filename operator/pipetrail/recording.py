@@ -83,7 +83,9 @@ class Recording:
         """Body and facts once `event` has arrived. Facts may come before the body does."""
         match event.kind:
             case "Workflow" if argo.header(event.body).uid == self.uid:
-                return event.body, facts.gone() if event.type == "DELETED" else facts
+                if event.type == "DELETED":
+                    return event.body, facts.gone()
+                return body if body is not None and _before(event.body, body) else event.body, facts
             case "Pod":
                 pod = argo.pod_facts(event.body)
                 if pod is not None and pod.owner_uid == self.uid:
@@ -121,6 +123,14 @@ def load(folder: Path) -> Recording:
     if not any((folder / name).exists() for name in ("events.jsonl", "events.jsonl.gz")):
         raise BadRecording(f"{folder} has no events.jsonl: it is no recording")
     return Recording(folder)
+
+
+def _before(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """True if `one` stood before `other`, and a list from an old cache brought it back. Versions of one kind grow."""
+    versions = [argo.header(body).version for body in (one, other)]
+    if not all(version.isascii() and version.isdigit() and len(version) < 20 for version in versions):
+        return False
+    return int(versions[0]) < int(versions[1])
 
 
 def _event(line: Any) -> Event:

@@ -87,6 +87,19 @@ def test_another_run_of_the_same_name_is_left_out(tmp_path):
     assert (argo.header(body).uid, facts.deleted) == ("u1", True)
 
 
+@pytest.mark.parametrize("versions", [("9", "10"), ("9", ""), ("x", "10"), ("10", "10")])
+def test_a_body_that_comes_back_from_before_is_old_news(tmp_path, versions):
+    status = ({"phase": "Running"}, {"phase": "Succeeded"})
+    old, new = (
+        json.loads(event("Workflow", "MODIFIED", "u", status=s)) for s in status
+    )  # fmt: skip
+    for body, version in zip((old, new), versions, strict=True):
+        body["object"]["metadata"]["resourceVersion"] = version
+    folder = write(tmp_path, json.dumps(old), json.dumps(new), json.dumps(old))
+    body, _ = recording.load(folder).fold()
+    assert body["status"] == status[versions == ("9", "10")]
+
+
 def ref(key: str, path: str | None = None) -> FileRef:
     return FileRef(step=0, artifact="a", path=path, location=S3Location(endpoint=None, bucket="b", key=key))
 
