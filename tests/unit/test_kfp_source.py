@@ -365,6 +365,26 @@ def test_a_run_that_was_stopped_while_a_driver_ran_says_so_of_its_task():
     assert (record.outcome.status, step(record, "train").outcome.reason) == ("terminated", "Terminated")
 
 
+def test_a_run_that_was_cancelled_in_kfp_was_terminated_though_argo_says_that_its_time_was_over():
+    body = without(folded("iris")[0], r"root\.evaluate\b(?!-driver)")
+    body["spec"]["activeDeadlineSeconds"] = 0
+    body["status"] |= {"phase": "Failed", "message": "Max duration limit exceeded"}
+    pod = nodes(body)[".root.train.executor"]
+    pod |= {
+        "phase": "Failed",
+        "message": "Pod was active on the node longer than the specified deadline",
+        "outputs": {},
+    }
+    record = read("iris", body=body).record
+    train = step(record, "train")
+    assert (record.outcome.status, record.outcome.reason) == ("terminated", "Terminated")
+    assert (train.outcome.status, train.outcome.reason, train.points) == ("failed", "Terminated", ())
+    del body["spec"]["activeDeadlineSeconds"]
+    late = read("iris", body=body).record
+    assert (late.outcome.status, late.outcome.reason) == ("failed", "DeadlineExceeded")
+    assert step(late, "train").outcome.reason == "DeadlineExceeded"
+
+
 def test_a_task_whose_driver_was_done_when_the_run_ended_was_not_run():
     body = without(folded("iris")[0], r"root\.train\b(?!-driver)")
     assert step(read("iris", body=body).record, "train").outcome.status == "not_run"

@@ -24,6 +24,7 @@ class Fate(Frozen, frozen=True):
     """What happened to the run as a whole, as far as it explains a step."""
 
     shutdown: str = ""  #: Stop or Terminate
+    cancelled: bool = False  #: by KFP, whose way is a deadline that is over at once
     ended: bool = False
     deleted: bool = False
 
@@ -115,6 +116,8 @@ def _reason(node: Node, pod: PodFacts | None, fate: Fate, code: int | None) -> s
     deleted = any(m in message for m in _DELETED)
     if fate.shutdown and ("shutdown with strategy" in message or deleted or code in KILLED):
         return "Terminated" if fate.shutdown == "Terminate" else "Stopped"
+    if fate.cancelled and any(m in message for m in _DEADLINE):
+        return "Terminated"
     if any(m in message for m in _DEADLINE) or (pod is not None and pod.reason == "DeadlineExceeded"):
         return "DeadlineExceeded"
     if pod is not None and _CAMEL.fullmatch(pod.reason):

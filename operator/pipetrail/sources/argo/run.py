@@ -6,8 +6,9 @@ from typing import Any, Final
 
 from pipetrail.record import Key, Lineage, Link, Outcome, Outputs, Partial, Record, Status, Step
 from pipetrail.sources import Reading
-from pipetrail.sources.argo.body import Json, moment, named, obj, objs, text, word
+from pipetrail.sources.argo.body import Json, moment, named, obj, objs, text, whole, word
 from pipetrail.sources.argo.header import PREFIX, Header, header, owner
+from pipetrail.sources.argo.kfp import KFP_RUN
 from pipetrail.sources.argo.locations import git, repository
 from pipetrail.sources.argo.nodes import COMPOSITE, TERMINAL, Node, Nodes, hydrate
 from pipetrail.sources.argo.outcome import Fate
@@ -31,8 +32,11 @@ def read(workflow: Any, facts: RunFacts, *, cluster: str) -> Reading:
     status = obj(body, "status")
     nodes = hydrate(body, facts.pods.values(), dict(facts.results))
     phase = word(status.get("phase"))
-    shutdown = _shutdown(body)
-    fate = Fate(shutdown=shutdown, ended=phase in TERMINAL, deleted=facts.deleted and phase not in TERMINAL)
+    cancelled = _cancelled(body, head)
+    shutdown = "Terminate" if cancelled else _shutdown(body)
+    fate = Fate(
+        shutdown=shutdown, cancelled=cancelled, ended=phase in TERMINAL, deleted=facts.deleted and phase not in TERMINAL
+    )
     known = Templates(body, nodes.by_id, {})
     params, unknown = _params(body, nodes, known)
     templates = Templates(body, nodes.by_id, params)
@@ -118,6 +122,11 @@ def _shutdown(body: Json) -> str:
         return asked
     said = word(obj(body, "status").get("message"))
     return next((s for s in ("Stop", "Terminate") if f"strategy '{s}'" in said), "")
+
+
+def _cancelled(body: Json, head: Header) -> bool:
+    """Whether someone ended the run in KFP, which sets its deadline to 0 (KFP: common/util/execution_spec.go)."""
+    return KFP_RUN in head.labels and whole(obj(body, "spec").get("activeDeadlineSeconds")) == 0
 
 
 def _outcome(
