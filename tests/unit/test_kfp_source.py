@@ -31,7 +31,7 @@ from pipetrail.record import (
     Point,
     to_json,
 )
-from pipetrail.sources import S3Location, Unreadable, argo, kfp_v1, kfp_v2
+from pipetrail.sources import S3Location, Unreadable, argo, kfp_v2
 from pipetrail.sources.kfp_v2 import NoMetadata, RunMetadata
 from pipetrail.sources.kfp_v2.metadata import StoredArtifact
 
@@ -260,6 +260,18 @@ def test_what_would_have_run_at_exit_is_named_where_the_block_was_skipped():
                 task["hooks"] = {"exit": {"template": "exit-hook-root-cleanup"}}
     found = step(read("loops", body=body).record, "cleanup")
     assert (found.outcome.status, found.outcome.reason, found.role) == ("omitted", "Depends", "step")
+
+
+def test_templates_that_name_each_other_end():
+    body = without(folded("loops")[0], r"exit-handler-1")
+    body["spec"]["templates"] = [
+        {"name": "a", "dag": {"tasks": [{"name": f"condition-{n}", "template": "a"} for n in (1, 2)]}}
+    ]
+    body["status"]["nodes"]["n"] = {
+        "id": "n", "name": f"{body['metadata']['name']}.root.condition-1", "type": "Skipped", "phase": "Skipped",
+        "templateName": "a",
+    }  # fmt: skip
+    assert read("loops", body=body).record.steps == ()
 
 
 @pytest.mark.parametrize("told", [None, AWAY])
@@ -608,23 +620,6 @@ def test_a_run_that_kfps_mlflow_plugin_records_says_so_in_its_header():
 def test_a_run_of_the_plugin_that_the_store_names_is_a_link():
     told = executions(metadata("iris"), train={"custom": {"plugins.mlflow.run_id": "4f2c"}})
     assert read("iris", told).record.links == (Link(rel="kfp-mlflow-run", href="4f2c"),)
-
-
-def test_a_run_of_kfp_v1_has_argos_steps_under_the_names_that_kfp_shows():
-    body, facts = folded("pets-v1")
-    reading = kfp_v1.read(body, facts, cluster="lab")
-    record = reading.record
-    assert (argo.header(body).source, record.source) == ("kfp-v1", "kfp-v1")
-    assert (record.pipeline, record.display_name) == ("pets-v1 pipeline", "pets-v1 v1 run")
-    assert [(s.path, s.name) for s in record.steps] == [
-        ("train-classifier", "Train the classifier"), ("report", "report"),
-    ]  # fmt: skip
-    assert (list(record.tags), list(record.annotations), record.partial) == (
-        ["pipeline/runid"], ["pipelines.kubeflow.org/run_name"], ()
-    )  # fmt: skip
-    assert {f.artifact: f.figure for f in reading.files} == {
-        "mlpipeline-metrics": None, "mlpipeline-ui-metadata": "views", "train-classifier-accuracy": None,
-    }  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -84,13 +84,15 @@ def _params(body: Json, nodes: Nodes, templates: Templates) -> tuple[dict[str, s
     merged = named(obj(stored, "arguments").get("parameters")) | own
     params: dict[str, str] = {}
     unknown: list[Partial] = []
+    seen: dict[str, str] | None = None
     for name, parameter in merged.items():
         value = text(parameter.get("value"))
         source = obj(parameter, "valueFrom")
         if value is None and not source:
             value = text(parameter.get("default"))
         if value is None and source:
-            value = _seen(name, nodes, templates)
+            seen = _seen(nodes, templates) if seen is None else seen
+            value = seen.get(name)
         if value is not None:
             params[name] = value
         elif source:
@@ -104,15 +106,16 @@ def _elsewhere(name: str, source: Json) -> str:
     return f"the value of parameter {name} comes from {at} and stands nowhere in the Workflow"
 
 
-def _seen(name: str, nodes: Nodes, templates: Templates) -> str | None:
-    """A run parameter whose value only its users show: a step was given just ``{{workflow.parameters.<name>}}``."""
+def _seen(nodes: Nodes, templates: Templates) -> dict[str, str]:
+    """Run parameters whose value their users show: a step was given just ``{{workflow.parameters.<name>}}``."""
+    values: dict[str, str] = {}
     for node in nodes.by_id.values():
         given = named(obj(templates.task(node), "arguments").get("parameters"))
         for input_name, argument in given.items():
             found = _OF_WORKFLOW.fullmatch((text(argument.get("value")) or "").strip())
-            if found and found[1] == name and (value := parameters(node.inputs).get(input_name)) is not None:
-                return value
-    return None
+            if found and (value := parameters(node.inputs).get(input_name)) is not None:
+                values.setdefault(found[1], value)
+    return values
 
 
 def _shutdown(body: Json) -> str:

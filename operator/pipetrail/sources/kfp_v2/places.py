@@ -13,7 +13,7 @@ from typing import Any, Final
 from pipetrail.record import Frozen, Kind, Role, Step
 from pipetrail.sources.argo.body import Json, named, obj, word
 
-MAX_SKIPPED: Final = 10_000
+MAX_SKIPPED: Final = 10_000  #: tasks of templates that are looked at: templates may name each other in circles
 MAX_DEPTH: Final = 50
 
 _EXECUTOR: Final = "system-container-executor"
@@ -81,6 +81,7 @@ class Places:
         self.by_place: dict[At, Step] = {at(step): step for step in steps}
         spec, stored = obj(body, "spec"), obj(body, "status", "storedWorkflowTemplateSpec")
         self._templates = named(stored.get("templates")) | named(spec.get("templates"))
+        self._left = MAX_SKIPPED
 
     @property
     def root_driver(self) -> Step | None:
@@ -149,23 +150,22 @@ class Places:
 
     def not_run(self) -> Iterator[Place]:
         """What DAGs that were skipped or omitted would have run, as far as their templates tell."""
-        left = MAX_SKIPPED
+        self._left = MAX_SKIPPED
         for place, step in self.by_place.items():
             template = step.template or ""
             if step.outcome.status in ("skipped", "omitted") and not template.startswith("system-"):
                 if _EXECUTOR in template or _LAUNCHER in template:
                     continue
-                for inner in self._inside(template, place, step, depth=0):
-                    if left <= 0:
-                        return
-                    left -= 1
-                    yield inner
+                yield from self._inside(template, place, step, depth=0)
 
     def _inside(self, template: str, place: At, step: Step, depth: int) -> Iterator[Place]:
         if depth > MAX_DEPTH:
             return
         tasks: Mapping[str, Any] = named(obj(self._templates.get(template), "dag").get("tasks"))
         for name, task in tasks.items():
+            self._left -= 1
+            if self._left < 0:
+                return
             inner, runs = (f"{place[0]}/{name}", place[1]), word(task.get("template"))
             driver = runs.startswith("system-") and _DRIVER in runs
             if driver and name.endswith(_DRIVER):
