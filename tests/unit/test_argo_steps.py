@@ -112,6 +112,19 @@ def test_items_of_a_parameter_are_looked_up_and_those_of_a_sequence_are_text():
     assert items == {"fan": 5, "par": 1.5, "seq": "2", "lost": "7"}
 
 
+def test_items_of_every_kind_are_known_again_by_how_argo_prints_them():
+    """The right side is what Argo's ``processItem`` puts into a node's name."""
+    printed = {
+        "[a 1 [x,y]]": ["a", 1, "[x,y]"], 'a:{"b":[1,2]},c:x y': {"c": "x y", "a": {"b": [1, 2]}},
+        'say \\"hi\\"\\n<é>': 'say "hi"\n<é>', "true": True, "1.5": 1.5, "": "()", "a b:1,a:2": {"a": 2, "a b": 1},
+    }  # fmt: skip
+    main = {"name": "main", "dag": {"tasks": [{"name": "fan", "withItems": list(printed.values())}]}}
+    turns = [node(f".fan({n}:{name})") for n, name in enumerate(printed)]
+    body = workflow(node("", "DAG", "Running", templateName="main"), *turns, spec=spec(main))
+    found = {s.iteration[0].index: s.iteration[0].item for s in record(body).steps}
+    assert found == dict(enumerate(printed.values()))
+
+
 def test_an_item_that_does_not_print_as_the_node_is_named_is_not_taken():
     main = {"name": "main", "dag": {"tasks": [{"name": "fan", "withItems": ["{{workflow.parameters.a}}"]}]}}
     body = workflow(node("", "DAG", "Running", templateName="main"), node(".fan(0:rf)"), spec=spec(main))

@@ -179,11 +179,26 @@ def parameters(side: Json) -> dict[str, str]:
 
 
 def _printed(item: Any) -> str | None:
-    """An item as Argo prints it into a node's name: maps as sorted ``key:value`` pairs, parentheses taken out."""
-    if isinstance(item, Mapping):
-        shown = ",".join(f"{k}:{text(v)}" for k, v in sorted(item.items(), key=lambda pair: str(pair[0])))
-    elif item is None:
-        return None
-    else:
-        shown = text(item) or ""
+    """An item as Argo prints it into a node's name (its ``processItem`` and ``Item.String``), parentheses taken out.
+
+    A map is ``key:value`` pairs, sorted as texts; a list is what Go prints of one, ``[a b]``; all else is JSON, and a
+    text is that without its quotes, so that what is escaped in it stays so.
+    """
+    match item:
+        case None:
+            return None
+        case Mapping():
+            shown = ",".join(sorted(f"{key}:{_json(value)}" for key, value in item.items()))
+        case list() | tuple():
+            shown = f"[{' '.join(map(_json, item))}]"
+        case _:
+            shown = _json(item)
     return shown.translate(_PARENTHESES)
+
+
+def _json(value: Any) -> str:
+    try:
+        shown = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    except (TypeError, ValueError, RecursionError):
+        return ""
+    return shown[1:-1] if isinstance(value, str) else shown
