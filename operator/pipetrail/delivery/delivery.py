@@ -78,11 +78,13 @@ class Deliveries:
         reopened = entry is not None and entry.reopened(state.header.generation)
         if entry is not None and entry.settled and not reopened and not _unfinished(seat, state, entry):
             return _rest(state)
+        if entry is None:
+            await self._learn(state.header)  # a run whose template opts out is not even read
         pinned = self._pinned(seat, state, entry)
         reading = None if pinned is None else await self._read(state)
         if entry is None and reading is not None:
             await self._learn(state.header)
-            pinned = self._pinned(seat, state, entry)  # the survey knew its metadata alone, and nobody its template
+            pinned = self._pinned(seat, state, entry)  # the survey knew its metadata alone
         if pinned is None or reading is None:
             return Done()
         if entry is None and (left := policy.tracked_already(reading.record, seat.spec)) is not None:
