@@ -9,7 +9,7 @@ import asyncio
 import gzip
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
@@ -17,7 +17,7 @@ from typing import Any, Final
 from msgspec.structs import replace
 
 from pipetrail import recording_mlmd
-from pipetrail.formats import Note, archives
+from pipetrail.formats import Note, archives, pages
 from pipetrail.formats.metrics import readable
 from pipetrail.readers import Blob, Fetched
 from pipetrail.record import Frozen
@@ -158,10 +158,11 @@ class RecordedReader:
         path = self._find(ref.location)
         if path is None:
             return Fetched(present=False)
+        wanted = readable if ref.figure is None else pages.readable
         if path.is_dir():
-            return _directory(path, every=ref.figure is not None)
+            return _directory(path, wanted)
         name = (ref.path or "").rstrip("/").rpartition("/")[2]
-        return _object(path, name, every=ref.figure is not None)
+        return _object(path, name, wanted)
 
     def _find(self, location: Location) -> Path | None:
         """An object of the recorded store. A cached task's lie where its first run put them: beside, in that recording.
@@ -225,7 +226,7 @@ def _below(root: Path, key: str) -> Path | None:
         return None
 
 
-def _object(path: Path, name: str, *, every: bool) -> Fetched:
+def _object(path: Path, name: str, wanted: Callable[[str], bool]) -> Fetched:
     size = path.stat().st_size
     if size > MAX_OBJECT_BYTES:
         return Fetched(notes=(Note(reason="TooLarge", message=f"{path.name} has {size} bytes"),), size=size)
@@ -235,18 +236,18 @@ def _object(path: Path, name: str, *, every: bool) -> Fetched:
     if name and len(blobs) == 1 and blobs[0][1] is data:
         blobs = ((name, data),)  # a key may be anything; the pod's path is what the user called the file
     return Fetched(
-        blobs=tuple(Blob(path=p, data=d) for p, d in blobs if every or readable(p)),
+        blobs=tuple(Blob(path=p, data=d) for p, d in blobs if wanted(p)),
         notes=unpacked.notes,
         size=size,
         digest=f"sha256:{hashlib.sha256(data).hexdigest()}",
     )
 
 
-def _directory(path: Path, *, every: bool) -> Fetched:
+def _directory(path: Path, wanted: Callable[[str], bool]) -> Fetched:
     files = sorted(p for p in path.rglob("*") if p.is_file() and not p.is_symlink())
     blobs = [
         Blob(path=p.relative_to(path).as_posix(), data=p.read_bytes())
         for p in files[:MAX_FILES]
-        if (every or readable(p.name)) and p.stat().st_size <= MAX_OBJECT_BYTES
+        if wanted(p.name) and p.stat().st_size <= MAX_OBJECT_BYTES
     ]
     return Fetched(blobs=tuple(blobs), size=sum(p.stat().st_size for p in files))

@@ -97,7 +97,7 @@ async def test_of_a_model_only_the_size_is_asked_for(wire, reader):
     assert not any(asked.startswith("GET /b/") for asked in wire.asked)
 
 
-async def test_a_page_is_read_whatever_its_suffix_and_another_file_only_if_it_may_hold_a_number(wire, reader):
+async def test_a_page_is_read_under_its_suffixes_and_another_file_only_if_it_may_hold_a_number(wire, reader):
     wire.secret(access="AKIATEST", secret="CANARY")
     wire.answers["/b/wf/page.html"] = (200, b"<p>")
     page = FileRef(step=0, artifact="page", path=None, location=wire.location("wf/page.html"), figure="html")

@@ -118,9 +118,10 @@ async def test_objects_come_from_the_store_and_are_named_as_in_the_pod(tmp_path)
     assert (await fetched(tmp_path, ref("r/none"))).present is False
 
 
-async def test_a_page_is_read_whatever_its_suffix_and_another_file_only_if_it_may_hold_a_number(tmp_path):
+async def test_a_page_is_read_under_its_suffixes_and_another_file_only_if_it_may_hold_a_number(tmp_path):
     (tmp_path / "store" / "pages").mkdir(parents=True)
     (tmp_path / "store" / "pages" / "report.html").write_text("<p>")
+    (tmp_path / "store" / "pages" / "plot.png").write_text("picture")
     for key in ("pages/report.html", "pages"):
         page = replace(ref(key), figure="html")
         assert [b.data for b in (await fetched(tmp_path, page)).blobs] == [b"<p>"]

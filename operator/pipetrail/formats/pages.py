@@ -7,6 +7,14 @@ from pipetrail.record import Html, Markdown
 
 MAX_BYTES: Final = 1 << 20
 
+_SUFFIXES: Final = frozenset({"html", "htm", "md", "markdown", "txt", "csv", "tsv", "json"})
+
+
+def readable(name: str) -> bool:
+    """True if a file of this name can be a page, or what a page shows: not a picture or a script beside it."""
+    base = name.rpartition("/")[2]
+    return "." not in base or base.rpartition(".")[2].lower() in _SUFFIXES
+
 
 def read(name: str, data: bytes, kind: Literal["markdown", "html"]) -> Content:
     """The page in `data`, called `name`. What is no UTF-8 is replaced; a page longer than a MiB is left out."""

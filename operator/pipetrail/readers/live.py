@@ -11,7 +11,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Final, cast
 
 from pipetrail import observe
-from pipetrail.formats import Note
+from pipetrail.formats import Note, pages
 from pipetrail.formats.metrics import binary, readable
 from pipetrail.kube import ApiError, Kube, KubeError
 from pipetrail.readers import Fetched
@@ -29,10 +29,6 @@ SECRET_TTL_S: Final = 60.0
 # Names go into paths, and they come from an artifact repository that a tenant wrote: "../../other/secrets/x" is none.
 _NAME: Final = re.compile(r"[a-z0-9](?:[-a-z0-9.]{0,251}[a-z0-9])?")
 _MAX_SECRETS: Final = 1_000
-
-
-def _every(_: str) -> bool:
-    return True
 
 
 class _NoCredentials(Exception):
@@ -69,8 +65,7 @@ class LiveReader:
             credentials = await self._credentials(namespace, ref.location)
         except _NoCredentials as failed:
             return cast("Fetched", failed.args[0])
-        # A page may have any suffix; of other files the name tells whether a number can be in them.
-        wanted = readable if ref.figure is None else _every
+        wanted = readable if ref.figure is None else pages.readable
         return await self._stores.fetch(
             ref.location, credentials, path=ref.path, wanted=wanted, head_only=binary(ref.path or "")
         )
