@@ -239,12 +239,16 @@ VIEWS = """{"version": 1, "outputs": [
 
 
 class Views(Shelf):
-    """Has a list of figures under one key, and a page where that says."""
+    """Has a list of figures under one key, and a page where that says, unless `page` stands for it."""
+
+    page: Fetched | None = None
 
     async def artifact(self, namespace: str, ref: FileRef) -> Fetched:
         place = ref.location
         assert isinstance(place, S3Location)
         self.asked.append(f"{place.endpoint}/{place.bucket}/{place.key}")
+        if place.key == "a/page.html" and self.page is not None:
+            return self.page
         text = {"ui.tgz": VIEWS, "a/page.html": "<h1>There</h1>"}.get(place.key, "")
         return Fetched(blobs=(Blob(path="x", data=text.encode()),)) if text else Fetched(present=False)
 
@@ -258,6 +262,18 @@ async def test_figures_that_a_file_lists_are_fetched_from_the_runs_own_store_alo
     assert record.steps[0].points == ()
     assert shelf.asked == ["s3.example/b/ui.tgz", "s3.example/reports/a/page.html"]
     assert [p.reason for p in record.partial] == ["ForeignStore", "ForeignStore", "ViewNotRead"]
+
+
+async def test_a_listed_figure_that_can_not_be_had_now_is_asked_for_again():
+    place = S3Location(endpoint="s3.example", bucket="b", key="ui.tgz")
+    listed = FileRef(step=0, artifact="mlpipeline-ui-metadata", path=None, location=place, figure="views")
+    of, shelf, cache = replace(reading(), files=(listed,), logs=()), Views(), FileCache()
+    shelf.page = Fetched(present=None, notes=(Note(reason="StoreUnreachable", message="away"),), again=True)
+    record = await captured(of, shelf, cache=cache)
+    assert (cache.again, record.steps[0].figures) == (True, (Markdown(text="# In the file"),))
+    shelf.page = None
+    record = await captured(of, shelf, cache=cache)
+    assert (cache.again, len(record.steps[0].figures)) == (False, 2)
 
 
 LAUNCHED = """I1123 20:21:06.346828 15 launcher_v2.go:1230] ExecutorOutput: {

@@ -95,41 +95,47 @@ class Capture:
         for blob in fetched.blobs:
             if any(fnmatchcase(f"{ref.artifact}/{blob.path}", g) for g in self._wants.exclude):
                 continue
-            content = await (self._views(blob, ref) if ref.figure == "views" else _read_file(blob, ref))
+            if ref.figure == "views":
+                content, again = await self._views(blob, ref)
+                fetched = replace(fetched, again=fetched.again or again)
+            else:
+                content = await _read_file(blob, ref)
             figures += content.figures
             notes += (Note(reason=n.reason, message=f"{blob.path}: {n.message}") for n in content.notes)
             points += self._points(content.points, ref, partial(_from_file, ref.artifact, blob.path))
         return self._keep(key, fetched, Got(points=tuple(points), figures=tuple(figures), notes=tuple(notes)))
 
-    async def _views(self, blob: Blob, ref: FileRef) -> Content:
-        """The figures that the file lists; those that lie elsewhere are fetched, if it is in the run's own store."""
+    async def _views(self, blob: Blob, ref: FileRef) -> tuple[Content, bool]:
+        """The figures that the file lists; the second value is true if a later try may give more of them."""
         shown, notes = await _aside(blob.data, views.listed)
         found = [Content(notes=notes)]
+        again = False
         for view in shown:
-            text = view.text if view.kind in views.DRAWN else None
-            if text is None:
-                text, said = await self._elsewhere(view, ref)
-                found.append(Content(notes=said))
+            text = view.text
+            if text is None or view.kind not in views.DRAWN:
+                fetched = await self._elsewhere(view, ref)
+                again |= fetched.again
+                found.append(Content(notes=fetched.notes))
+                text = fetched.blobs[0].data.decode("utf-8", "replace") if fetched.blobs else None
             if text is not None:
                 found.append(views.figure(view, text))
         figures = tuple(figure for content in found for figure in content.figures)
-        return Content(figures=figures, notes=tuple(note for content in found for note in content.notes))
+        return Content(figures=figures, notes=tuple(note for content in found for note in content.notes)), again
 
-    async def _elsewhere(self, view: views.View, ref: FileRef) -> tuple[str | None, tuple[Note, ...]]:
+    async def _elsewhere(self, view: views.View, ref: FileRef) -> Fetched:
+        """What a view shows, from the run's own store alone: the address is what a user wrote."""
         if view.kind not in views.DRAWN:
             said = f"{view.kind or 'a view'} at {view.address[:200] or 'no address'} is named here and not read"
-            return None, (Note(reason="ViewNotRead", message=said),)
+            return Fetched(notes=(Note(reason="ViewNotRead", message=said),))
         place = _beside(ref.location, view.address)
         if isinstance(place, Unreadable):
-            return None, (Note(reason=place.reason, message=f"{view.kind}: {place.message}"),)
+            return Fetched(notes=(Note(reason=place.reason, message=f"{view.kind}: {place.message}"),))
         there = replace(ref, location=place, archive="none", path=None)
         fetched = await self._fetch(lambda: self._reader.artifact(self._record.namespace, there))
-        if fetched.again:
-            self._cache.again = True
-        if not fetched.blobs:
-            gone = Note(reason="ViewGone", message=f"{view.kind}: nothing is at {view.address[:200]}")
-            return None, (*fetched.notes, *(() if fetched.notes else (gone,)))
-        return fetched.blobs[0].data.decode("utf-8", "replace"), fetched.notes
+        if fetched.blobs or fetched.notes:
+            return fetched
+        gone = Note(reason="ViewGone", message=f"{view.kind}: nothing is at {view.address[:200]}")
+        return replace(fetched, notes=(gone,))
 
     async def _log(self, ref: LogRef) -> Got:
         key = self._log_key(ref)
