@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from pipetrail import api, observe
+from pipetrail.controller import bookmarks
+from pipetrail.controller.bookmarks import Bookmarks
 from pipetrail.controller.health import Health, serving
 from pipetrail.controller.lease import Lease
 from pipetrail.controller.watches import Kinds, Watches
@@ -66,7 +68,10 @@ async def run(settings: Settings, *, context: str | None = None, stop: asyncio.E
                     observe.log().info(
                         "started", cluster=cluster, api_server=kube.host, kinds=sorted(p for _, p in kinds)
                     )
-                    watches = Watches(settings, context, dispatch, kinds)
+                    saved = {} if lease is None else bookmarks.read(lease.found)
+                    watches = Watches(settings, context, dispatch, kinds, start_at=saved)
+                    if lease is not None:
+                        lease.leave = Bookmarks(saved, watches.pulses, dispatch.waiting_since_deleted).annotations
                     health.dispatch, health.watches = dispatch, watches
                     await _operate(kube, settings, dispatch, watches, [ending, *holding])
                 for task in holding:  # if it ended, that is why we end

@@ -65,7 +65,8 @@ class PodNews:
         if change != "DELETED":
             self._marks[facts.uid] = mark
         if known != mark:
-            self._dispatch.saw_pod(facts, listed=listed)
+            # One that is gone can't be read again when its run's turn comes, wherever it was met.
+            self._dispatch.saw_pod(facts, listed=listed and change != "DELETED")
 
     def stand(self, uids: Set[str]) -> None:
         """Pods that went meanwhile are forgotten here; what they said is kept with their run."""

@@ -52,10 +52,6 @@ class Streams:
         """How each watch stands; to be asked in the loop that runs them."""
         return tuple(stream.pulse() for stream, _ in self._running.values())
 
-    def versions(self) -> dict[str, str]:
-        """Where each watch that has caught up would go on, by collection: what `start_at` takes."""
-        return {pulse.path: pulse.version for pulse in self.pulses() if pulse.version and pulse.listed}
-
     def watch(self, kinds: Kinds) -> None:
         """Watch other kinds from now on. Those that stay are watched on."""
         self._kinds = kinds

@@ -19,7 +19,7 @@ __all__ = ["Kinds", "Pulse", "Watches"]
 
 
 class Watches:
-    """Everything that is watched. `start_at` is what :meth:`versions` said in a process before us."""
+    """Everything that is watched. `start_at` names versions, by collection, that a process before us had reached."""
 
     def __init__(
         self, settings: Settings, context: str | None, dispatch: Dispatch, kinds: Kinds, *,
@@ -43,10 +43,6 @@ class Watches:
     def pulses(self) -> tuple[Pulse, ...]:
         """How each of our own watches stands; to be asked in the loop that runs them."""
         return self._streams.pulses()
-
-    def versions(self) -> dict[str, str]:
-        """Where each watch would go on, by collection."""
-        return self._streams.versions()
 
     async def run(self) -> None:
         """Watch until cancelled."""

@@ -161,6 +161,16 @@ class Dispatch:
         open_still = not entry.settled or doubted or entry.reopened(header.generation)
         return remembered or open_still
 
+    def waiting_since_deleted(self) -> list[float]:
+        """When (in the loop's time) each run was deleted that something is still to be sent of: only we have it."""
+        buried = [state for state in self.runs.all() if state.last_body is not None]
+        return [state.buried_at for state in buried if self._waits(state, remembered=False)]
+
+    def _waits(self, state: RunState, *, remembered: bool) -> bool:
+        """Might a target still want something of the run? A settled one is `remembered` for a while."""
+        seats = self.roster.over(state.header.namespace)
+        return any(self._takes(seat, state.header, remembered=remembered) for seat in seats)
+
     def _offer(self, state: RunState) -> None:
         state.settled_at = None
         for seat in self.takers(state.header):
@@ -316,8 +326,7 @@ class Dispatch:
         for state in self.runs.all():
             rested = state.settled_at is not None and now - state.settled_at > KEEP_SETTLED_S
             # One target has it all; another may still wait for its tracker, and for a last body that is only here.
-            seats = self.roster.over(state.header.namespace)
-            if not any(self._takes(seat, state.header, remembered=not rested) for seat in seats):
+            if not self._waits(state, remembered=not rested):
                 self.runs.forget(state.uid)
         for entry in self.book.retired(now, self._settings.history_ttl_s):
             try:

@@ -38,6 +38,7 @@ class RunState:
         self.capturing = asyncio.Lock()  # one capture at a time: what `files` says afterwards is of that one
         self.lost: set[TargetRef] = set()  # claims that someone else took: what they made is looked up first
         self.last_body: bytes | None = None
+        self.buried_at = 0.0  # loop time, where there is a last body
         self.facts_known = True
         self.api_failures = 0  # in a row
         self.met_at = asyncio.get_running_loop().time()
@@ -55,6 +56,8 @@ class RunState:
 
     def bury(self, body: Mapping[str, Any]) -> None:
         """The run was deleted: its last body is all that there will ever be."""
+        if self.last_body is None:
+            self.buried_at = asyncio.get_running_loop().time()
         self.last_body = zlib.compress(msgspec.json.encode(body), 1)
         self.facts = self.facts.gone()
         self.edition += 1
