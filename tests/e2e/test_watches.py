@@ -82,18 +82,19 @@ async def test_a_run_that_was_deleted_between_two_processes_is_told_with_its_las
     first, second = Heard(stage), Heard(stage)
     async with watching(first, stage) as watches:
         await listed(watches)
-        saved = watches.versions()
+        saved = {pulse.path: pulse.version for pulse in watches.pulses()}
     assert sorted(first.runs_seen) == [("goes", "there", True), ("stays", "there", True)]
     assert sorted(path.rsplit("/", 1)[-1] for path in saved) == ["pods", "workflows", "workflowtaskresults"]
     await stage.kube.patch(f"{runs}/goes", {"spec": {"suspend": True}})
     await stage.delete_workflow("goes")
-    async with watching(second, stage, saved):
+    async with watching(second, stage, saved) as resumed:
 
         async def told() -> bool:
             return second.gone == ["goes"]
 
         await until("its end is told", told)
-    assert second.runs_seen == [("goes", "there", True), ("goes", "gone", True)]
+        await listed(resumed)
+    assert second.runs_seen == [("goes", "there", True), ("goes", "gone", True), ("stays", "there", True)]
     assert second.bodies["goes"]["spec"] == {**run("goes")["spec"], "suspend": True}
     assert not second.survey.due.is_set()
 

@@ -10,7 +10,7 @@ from tests.named import named
 from pipetrail import api, capture, kube, recording, recording_writer, settings
 from pipetrail.api import Delivery
 from pipetrail.controller import app
-from pipetrail.delivery import courier, delivery, dispatch, lane, ledger, roster, runs, survey
+from pipetrail.delivery import courier, delivery, dispatch, lane, ledger, resend, roster, runs
 from pipetrail.formats import archives, points, stdout, tail
 from pipetrail.readers import live, logs, stores
 from pipetrail.record import MAX_DIGITS
@@ -114,7 +114,7 @@ PHRASES = [
     f"partial entries shown | {ledger.MAX_SHOWN_PARTIAL} |",
     f"a message | {ledger.MAX_TEXT} characters",
     f"for {n(settings.DEFAULT_HISTORY_TTL_S)} s after the run's object is gone",
-    f"seen within {n(app.KINDS_EVERY_S)} s; {survey.MAX_DEAD_LETTERS} failed ones a pass",
+    f"heeded at once, {resend.AT_ONCE} at a time",
     f"for {n(dispatch.KEEP_SETTLED_S)} s those that are",
     f"{n(capture.FileCache.MAX)} files",
     f"has not been seen yet | {n(runs.MAX_STRAYS)},",

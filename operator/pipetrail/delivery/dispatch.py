@@ -5,7 +5,7 @@ a worker takes it up, so events may come twice, late, out of order or not at all
 """
 
 import asyncio
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Final
 
 from pipetrail import api, observe, policy
@@ -14,9 +14,10 @@ from pipetrail.delivery import ledger as ledgers
 from pipetrail.delivery.book import Book
 from pipetrail.delivery.delivery import Deliveries, run_name
 from pipetrail.delivery.lane import Done, Halt, Later, Permit, Verdict, always
-from pipetrail.delivery.ledger import Ledger, Lost
+from pipetrail.delivery.ledger import Entry, Ledger, Lost
 from pipetrail.delivery.namespaces import Namespaces
 from pipetrail.delivery.notices import post_event
+from pipetrail.delivery.resend import Resend
 from pipetrail.delivery.roster import STATUS_EVERY_S, Roster, Seat
 from pipetrail.delivery.runs import Runs, RunState
 from pipetrail.delivery.survey import Survey
@@ -46,6 +47,8 @@ class Dispatch:
         self._kube = kube
         self._ledger = ledger
         self._settings = settings
+        self.has_copy: Callable[[str], bool] = lambda _uid: False
+        """Is what a run ended with kept elsewhere (by its uid)? Then it is no orphan though its object is gone."""
         self.runs = Runs()
         self.book = Book()
         self.namespaces = Namespaces()
@@ -60,11 +63,15 @@ class Dispatch:
             self._offer,
             settings.watch_namespaces,
             cluster=cluster,
+            has_copy=lambda uid: self.has_copy(uid),
         )
         self._deliveries = Deliveries(
             kube, ledger, reader, settings, cluster,
             book=self.book, decide=self.decide, vanished=self.survey.due.set,
         )  # fmt: skip
+        self.resend = Resend(
+            kube, ledger, self.book, self.runs, self.roster, self._offer, has_copy=lambda uid: self.has_copy(uid)
+        )
         self._settled = asyncio.Event()
         self._spawned: set[asyncio.Task[None]] = set()
 
@@ -72,13 +79,21 @@ class Dispatch:
         """Read the ledger: what is settled needs nothing, the rest is looked at again."""
         async for entry in self._ledger.entries():
             self.book.add(entry)
+            if entry.asked:
+                self.resend.ask(entry.namespace, entry.name)
         observe.log().info("ledger read", tracked_runs=sum(1 for _ in self.book.all()))
 
+    @property
+    def ledger_read_at(self) -> Mapping[str, str]:
+        """The version of each collection of TrackedRuns up to which :meth:`load` knows it."""
+        return self._ledger.read_at
+
     async def run(self) -> None:
-        """The survey and the tidying, until cancelled."""
+        """The survey, the tidying and what is asked for again, until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self.survey.run(), name="survey")
             tasks.create_task(self._tidy_forever(), name="tidy")
+            tasks.create_task(self.resend.run(), name="resend")
 
     # --- what the watches say -------------------------------------------------------------------------------------
 
@@ -127,12 +142,22 @@ class Dispatch:
             case api.InvalidTarget():
                 self._spawn(self.roster.invalid(found, self.roster.remove(found.ref)))
             case api.FoundTarget():
+                if self.roster.confirms(found):
+                    self.survey.due.set()
                 if self.roster.upsert(found):
                     self.survey.due.set()
                     for state in self.runs.all():
                         # Its address may be another: what is there is looked up by key, not by handles that we hold.
                         state.progress.pop(found.ref, None)
                         self._offer(state)
+
+    def saw_wish(self, namespace: str, name: str) -> None:
+        """A TrackedRun carries a wish to be sent again that was not heeded yet."""
+        self.resend.ask(namespace, name)
+
+    def saw_entry_deleted(self, entry: Entry) -> None:
+        """A TrackedRun was deleted, by us or someone else."""
+        self.resend.deleted(entry)
 
     def saw_namespace(self, body: Mapping[str, Any], *, deleted: bool) -> None:
         """A namespace's labels decide what cluster targets see."""
