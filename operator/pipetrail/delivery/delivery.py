@@ -131,7 +131,7 @@ class Deliveries:
         if unseen and state.last_body is None:
             # The Workflow's watch was faster than the pods'. A tracker fixes a child's start when it is made, and only
             # the pod knows when the program began: ask once instead of waiting for the event.
-            state.asked_for |= unseen
+            state.asked_for.update(unseen)
             await self._ask_for_facts(state)
             reading = await self._reading(state, body)
         return reading

@@ -30,6 +30,8 @@ from pipetrail.targets.target import Refused, Retry, TargetError, Unauthorised, 
 
 KEEP_SETTLED_S: Final = 90.0
 """A settled run stays in memory this long: nodes of a killed run get outputs late, doubts are looked at after 60 s."""
+REST_AFTER_S: Final = 10.0
+RESTED_AT_ONCE: Final = 100
 POISON_PAUSE_S: Final = 60.0
 API_PAUSE_MOST_S: Final = 60.0
 OF_ONE_RUN: Final = frozenset({"PermissionDenied", "NotMlflow"})
@@ -94,6 +96,7 @@ class Dispatch:
             tasks.create_task(self.survey.run(), name="survey")
             tasks.create_task(self._tidy_forever(), name="tidy")
             tasks.create_task(self.resend.run(), name="resend")
+            tasks.create_task(self._rest_forever(), name="rest")
 
     # --- what the watches say -------------------------------------------------------------------------------------
 
@@ -333,6 +336,26 @@ class Dispatch:
             seat.lane.drain(only)
 
     # --- now and then ---------------------------------------------------------------------------------------------
+
+    async def _rest_forever(self) -> None:
+        while True:
+            await asyncio.sleep(REST_AFTER_S)
+            for number, state in enumerate(self.runs.all()):
+                self.rest(state)
+                if number % RESTED_AT_ONCE == 0:
+                    await asyncio.sleep(0)  # deliveries have their turns meanwhile
+
+    def rest(self, state: RunState) -> None:
+        """A run that has ended, waits and had no news for a while holds little from now on."""
+        quiet = state.header.completed and _now() - state.stirred_at > REST_AFTER_S
+        seats = self.roster.over(state.header.namespace) if quiet and (state.awake or state.progress) else ()
+        if not seats or any(seat.lane.working(state.uid) for seat in seats):
+            return
+        state.rest()
+        for seat in seats:
+            progress = state.progress.get(seat.ref)
+            if progress is not None and (progress.failing_since is not None or seat.lane.breaker != "Closed"):
+                progress.rest()
 
     async def _tidy_forever(self) -> None:
         while True:
