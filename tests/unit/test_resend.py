@@ -115,6 +115,16 @@ async def test_one_that_was_heeded_is_left_alone() -> None:
         assert (cluster.written, waiting(dispatch)) == ([], 0)
 
 
+async def test_a_wish_is_heeded_once_though_the_status_does_not_keep_it() -> None:
+    """CRDs of an older version, which prune what they do not know."""
+    cluster = Cluster(body())
+    async with operator(cluster) as (dispatch, _):
+        for _ in range(3):
+            assert await dispatch.resend.once("team", name())
+            cluster.there[name()]["status"].pop("resent", None)
+    assert len(cluster.written) == 1
+
+
 async def test_one_that_is_on_its_way_keeps_its_phase() -> None:
     cluster = Cluster(body("Tracking", externalId="7"))
     async with operator(cluster) as (dispatch, _):
@@ -158,8 +168,9 @@ async def test_of_an_older_attempt_nothing_is_sent_and_the_newer_one_is_named() 
     assert (written["phase"], name(2) in written["message"]) == ("Synced", True)
 
 
-async def test_under_another_policy_it_waits_for_whoever_makes_the_record() -> None:
-    cluster = Cluster(body("Synced", wish=f"{api.REPOLICY} now"))
+@pytest.mark.parametrize("phase", ["Synced", "Tracking"])
+async def test_under_another_policy_it_waits_for_whoever_makes_the_record(phase: str) -> None:
+    cluster = Cluster(body(phase, wish=f"{api.REPOLICY} now"))
     async with operator(cluster) as (dispatch, _):
         assert await dispatch.resend.once("team", name())
         known = dispatch.book.get(("team", "u"), REF)

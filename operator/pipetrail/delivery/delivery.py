@@ -108,6 +108,8 @@ class Deliveries:
         sent, progress.writes = progress.writes > 0, 0
         if not settled:
             return Done(sent=sent)
+        if progress.entry.repolicy:
+            return Later(after_s=0.05, trouble=False)
         if progress.doubtful_at is not None:
             return Later(after_s=LOOK_AGAIN_S + 1.0, trouble=False)
         return _rest(state, sent=sent)

@@ -311,7 +311,7 @@ class Dispatch:
         }  # fmt: skip
         await post_event(self._kube, entry.namespace, involved, "Warning", reason, message)
         state.settled_at = _now()
-        return Done()
+        return Later(after_s=1.0, trouble=False) if entry.repolicy else Done()
 
     async def _target_gone(self, ref: TargetRef, ending: Coroutine[Any, Any, None]) -> None:
         """No finalizer: the lane stops, what is unsettled is Stopped, nothing in the tracker is touched."""
@@ -346,8 +346,11 @@ class Dispatch:
                     await asyncio.sleep(0)  # deliveries have their turns meanwhile
 
     def rest(self, state: RunState) -> None:
-        """A run that has ended, waits and had no news for a while holds little from now on."""
-        quiet = state.header.completed and _now() - state.stirred_at > REST_AFTER_S
+        """A run that has ended, waits and had no news for a while holds little from now on. What settles goes soon."""
+        now = _now()
+        ended = state.header.completed or state.last_body is not None
+        leaves = state.settled_at is not None and now - state.settled_at <= KEEP_SETTLED_S
+        quiet = ended and not leaves and now - state.stirred_at > REST_AFTER_S
         seats = self.roster.over(state.header.namespace) if quiet and (state.awake or state.progress) else ()
         if not seats or any(seat.lane.working(state.uid) for seat in seats):
             return

@@ -8,6 +8,7 @@ history; that one is begun where the record is made (:mod:`pipetrail.delivery.de
 """
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Final
 
@@ -22,6 +23,7 @@ from pipetrail.sources import argo
 
 AT_ONCE: Final = 8
 AGAIN_S: Final = 2.0
+MAX_HEEDED: Final = 1000
 GONE: Final = "asked to send it again, but the run's object is gone, and no copy of it was kept"
 NO_TARGET: Final = "asked to send it again, but its target is gone: make one of the same name and ask once more"
 
@@ -44,6 +46,7 @@ class Resend:
         self._offer = offer
         self._has_copy = has_copy
         self._wishes: dict[Place, api.RunRef | None] = {}  # with its run, where the TrackedRun is gone
+        self._heeded: OrderedDict[Place, str] = OrderedDict()  # of late, should the status not keep it (older CRDs)
         self._due = asyncio.Event()
 
     def ask(self, namespace: str, name: str) -> None:
@@ -92,7 +95,7 @@ class Resend:
     async def once(self, namespace: str, name: str) -> bool:
         """Heed the wish on one TrackedRun, if there is one; false if the run is being sent at this moment."""
         entry = await self._ledger.read(namespace, name)
-        if entry is None or not entry.asked:
+        if entry is None or not entry.asked or self._heeded.get((namespace, name)) == entry.resend:
             return True
         run, seat = entry.spec.run, self._roster.get(entry.spec.target)
         newest = self._book.get((namespace, run.uid), entry.spec.target)
@@ -109,8 +112,10 @@ class Resend:
             self._book.add(await self._answer(entry, GONE))
             return True
         observe.log().info("resend", run=f"{namespace}/{run.name}", target=str(entry.spec.target), wish=entry.resend)
-        if entry.repolicy and entry.settled:
-            self._book.add(entry)  # with its wish: whoever makes the record heeds it
+        if entry.repolicy:
+            self._book.add(
+                entry
+            )  # with its wish: whoever makes the record heeds it, once what is under way has settled
         else:
             phase = "Pending" if entry.settled else entry.status.phase
             self._book.add(
@@ -118,6 +123,7 @@ class Resend:
                     entry, phase=phase, reason="", message="asked to send it again", resent=entry.resend
                 )
             )
+        self._remember(entry)
         state.progress.pop(entry.spec.target, None)
         self._offer(state)
         return True
@@ -147,7 +153,14 @@ class Resend:
         state.facts_known = False
         return state
 
+    def _remember(self, entry: Entry) -> None:
+        self._heeded[entry.namespace, entry.name] = entry.resend
+        while len(self._heeded) > MAX_HEEDED:
+            self._heeded.popitem(last=False)
+
     async def _answer(self, entry: Entry, message: str) -> Entry:
         """Say why nothing is sent. The phase stays."""
         observe.log().info("not sent again", run=entry.spec.run.name, target=str(entry.spec.target), cause=message)
-        return await self._ledger.write(entry, message=message, resent=entry.resend)
+        written = await self._ledger.write(entry, message=message, resent=entry.resend)
+        self._remember(entry)
+        return written
