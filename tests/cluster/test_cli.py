@@ -290,7 +290,7 @@ async def test_verify_says_equal_and_then_what_someone_changed(
 
 # --- errors -----------------------------------------------------------------------------------------------------------
 
-VERBS = (["status"], ["explain", "x"], ["preview", "x"], ["verify", "x"])
+VERBS = (["status"], ["explain", "x"], ["preview", "x"], ["verify", "x"], ["resend", "x"], ["confirm-close"])
 
 
 @pytest.mark.parametrize("args", VERBS)

@@ -6,6 +6,7 @@ import json
 import secrets
 import shutil
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import pytest
 import pytest_asyncio
@@ -23,6 +24,8 @@ from tests.cluster.fixtures import (  # noqa: F401
 )
 from tests.e2e.stage import Stage, tool
 from tests.real import mlflow as real_mlflow
+from tests.real.operator import Operator
+from tests.real.proxy import Proxy
 
 
 @pytest.fixture(scope="session")
@@ -51,6 +54,24 @@ def tracker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[real_mlflow.Se
     """One real MLflow for all end-to-end tests."""
     with real_mlflow.serving(tmp_path_factory.mktemp("mlflow-e2e")) as server:
         yield server
+
+
+@pytest_asyncio.fixture
+async def before_mlflow(tracker: real_mlflow.Server) -> AsyncIterator[Proxy]:
+    """A proxy before MLflow, of this test alone."""
+    async with Proxy(tracker.url) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def lone_operator(stage: Stage, tmp_path: Path) -> Iterator[Operator]:
+    """One that looks at this test's namespace and has its Lease there; the test starts it."""
+    if not stage.cluster.kubeconfig:
+        pytest.skip("needs a kubeconfig of its own")
+    flags = ("--watch-namespace", stage.namespace, "--namespace", stage.namespace, "--identity", "test")
+    made = Operator(Path(stage.cluster.kubeconfig), tmp_path / "operator.log", *flags, lease=True)
+    yield made
+    made.kill()
 
 
 @pytest_asyncio.fixture

@@ -65,7 +65,7 @@ async def watching(heard: Heard, stage: Stage, start_at: Mapping[str, str] | Non
 
 async def listed(watches: Streams) -> None:
     async def all_listed() -> bool:
-        return len(watches.pulses()) == 3 and all(pulse.listed for pulse in watches.pulses())
+        return len(watches.pulses()) == 4 and all(pulse.listed for pulse in watches.pulses())
 
     await until("all is listed", all_listed)
 
@@ -82,18 +82,21 @@ async def test_a_run_that_was_deleted_between_two_processes_is_told_with_its_las
     first, second = Heard(stage), Heard(stage)
     async with watching(first, stage) as watches:
         await listed(watches)
-        saved = watches.versions()
+        saved = {pulse.path: pulse.version for pulse in watches.pulses()}
     assert sorted(first.runs_seen) == [("goes", "there", True), ("stays", "there", True)]
-    assert sorted(path.rsplit("/", 1)[-1] for path in saved) == ["pods", "workflows", "workflowtaskresults"]
+    assert sorted(path.rsplit("/", 1)[-1] for path in saved) == [
+        "pods", "trackedruns", "workflows", "workflowtaskresults",
+    ]  # fmt: skip
     await stage.kube.patch(f"{runs}/goes", {"spec": {"suspend": True}})
     await stage.delete_workflow("goes")
-    async with watching(second, stage, saved):
+    async with watching(second, stage, saved) as resumed:
 
         async def told() -> bool:
             return second.gone == ["goes"]
 
         await until("its end is told", told)
-    assert second.runs_seen == [("goes", "there", True), ("goes", "gone", True)]
+        await listed(resumed)
+    assert second.runs_seen == [("goes", "there", True), ("goes", "gone", True), ("stays", "there", True)]
     assert second.bodies["goes"]["spec"] == {**run("goes")["spec"], "suspend": True}
     assert not second.survey.due.is_set()
 
@@ -134,13 +137,13 @@ async def test_kinds_come_and_go_while_the_others_are_watched_on(stage: Stage) -
         watches.watch(frozenset(kind for kind in kinds if kind[0] != "argoproj.io"))
 
         async def fewer() -> bool:
-            return [pulse.path.rsplit("/", 1)[-1] for pulse in watches.pulses()] == ["pods"]
+            return sorted(pulse.path.rsplit("/", 1)[-1] for pulse in watches.pulses()) == ["pods", "trackedruns"]
 
-        await until("only pods are watched", fewer)
+        await until("pods and TrackedRuns alone are watched", fewer)
         await stage.kube.post(runs, run("unseen"))
         watches.watch(kinds)
         await listed(watches)
-        assert [pulse.restarts for pulse in watches.pulses()] == [0, 0, 0]
+        assert [pulse.restarts for pulse in watches.pulses()] == [0, 0, 0, 0]
     assert heard.runs_seen == [("unseen", "there", True)]
 
 

@@ -9,8 +9,8 @@ from tests.named import named
 
 from pipetrail import api, capture, kube, recording, recording_writer, settings
 from pipetrail.api import Delivery
-from pipetrail.controller import app
-from pipetrail.delivery import courier, delivery, dispatch, lane, ledger, roster, runs, survey
+from pipetrail.controller import app, bookmarks, lease
+from pipetrail.delivery import courier, delivery, dispatch, lane, ledger, orphans, resend, roster, runs, survey
 from pipetrail.formats import archives, points, stdout, tail, views
 from pipetrail.readers import live, logs, stores
 from pipetrail.record import MAX_DIGITS
@@ -116,7 +116,13 @@ PHRASES = [
     f"partial entries shown | {ledger.MAX_SHOWN_PARTIAL} |",
     f"a message | {ledger.MAX_TEXT} characters",
     f"for {n(settings.DEFAULT_HISTORY_TTL_S)} s after the run's object is gone",
-    f"seen within {n(app.KINDS_EVERY_S)} s; {survey.MAX_DEAD_LETTERS} failed ones a pass",
+    f"heeded at once, {resend.AT_ONCE} at a time; of its value {api.MAX_RESEND} characters",
+    f"has ended and waits, after {n(dispatch.REST_AFTER_S)} s without news",
+    f"kept while that is {n(runs.MAX_PACKED_BYTES)} bytes",
+    f"every {n(survey.HELD_EVERY_S)} s while runs are held",
+    f"has {n(survey.GONE_S)} s for its last body to come; more than {orphans.LEAST} and more than a fifth",
+    f"every {n(lease.RENEW_S)} s, in {size(bookmarks.MAX_CHARS)}",
+    f"holds that back for {n(bookmarks.HOLD_S)} s",
     f"for {n(dispatch.KEEP_SETTLED_S)} s those that are",
     f"{n(capture.FileCache.MAX)} files",
     f"has not been seen yet | {n(runs.MAX_STRAYS)},",

@@ -37,8 +37,8 @@ def test_the_install_guide_names_every_metric_and_no_other():
     named = set(re.findall(r"^\| `(pipetrail_\w+)`", guide, re.MULTILINE))
     ours = {f"{t.metric}_total" for t in TOTALS}
     gauges = {
-        "pipetrail_runs", "pipetrail_delivery_lag_seconds", "pipetrail_queue_runs", "pipetrail_target_ready",
-        "pipetrail_breaker", "pipetrail_lease_held", "pipetrail_watch_silence_seconds",
+        "pipetrail_orphans_held", "pipetrail_runs", "pipetrail_delivery_lag_seconds", "pipetrail_queue_runs",
+        "pipetrail_target_ready", "pipetrail_breaker", "pipetrail_lease_held", "pipetrail_watch_silence_seconds",
     }  # fmt: skip
     assert named == ours | gauges
 

@@ -60,9 +60,11 @@ class Setting:
         self.told = Saw()
 
     @asynccontextmanager
-    async def following(self, version: str = "") -> AsyncIterator[Stream]:
+    async def following(self, version: str = "", *, known: bool = False) -> AsyncIterator[Stream]:
         collection = streams.Collection(path=PATH, query={"labelSelector": "a=b"})
-        made = Stream(self.kube, collection, glimpse.WORKFLOW, self.told, gap=self.told.gap, version=version)
+        made = Stream(
+            self.kube, collection, glimpse.WORKFLOW, self.told, gap=self.told.gap, version=version, known=known
+        )
         task = asyncio.create_task(made.run())
         try:
             yield made
@@ -352,33 +354,63 @@ async def test_pages_that_are_too_large_are_asked_for_in_smaller_ones(
     assert [query["limit"] for query in setting.server.lists[:2]] == ["250", "31"]
 
 
-async def test_a_watch_begins_where_a_process_before_us_was(setting: Setting) -> None:
+async def test_a_watch_begins_where_a_process_before_us_was_and_lists_when_it_has_caught_up(setting: Setting) -> None:
     server, told = setting.server, setting.told
     server.delete("two")
     async with setting.following(version="102") as stream:
         await until(lambda: told.news)
-        assert not stream.pulse().listed
         server.put("three")
         server.bookmark()
-        await until(lambda: stream.pulse().listed)
+        await until(lambda: len(told.news) == 2)
+        assert (server.lists, stream.pulse().listed) == ([], False)
+        server.end()
+        await setting.watching()
+        assert stream.pulse().listed
         server.put("four")
         await until(lambda: told.live)
-    assert told.news == [("DELETED", "two", True), ("ADDED", "three", True), ("ADDED", "four", False)]
-    assert (server.lists, told.gaps) == ([], 0)
+    assert told.news == [
+        ("DELETED", "two", True), ("ADDED", "three", True),  # caught up
+        ("ADDED", "one", True), ("ADDED", "three", True),  # listed
+        ("ADDED", "four", False),
+    ]  # fmt: skip
+    assert [watch["timeoutSeconds"] for watch in server.watches] == [str(streams.CATCH_UP_S), str(streams.WATCH_S)]
+    assert (told.stood, told.gaps) == ([{"uid-one", "uid-three"}], 0)
 
 
-async def test_a_watch_that_went_to_its_end_has_caught_up_without_a_bookmark(setting: Setting) -> None:
+async def test_what_is_deleted_while_the_list_after_catching_up_is_read_is_told(setting: Setting) -> None:
     server, told = setting.server, setting.told
-    server.put("two")
-    async with setting.following(version="102") as stream:
-        await until(lambda: told.news)
-        assert not stream.pulse().listed
+    async with setting.following(version="102"):
+        await setting.watching()
+        server.troubles.append(web.Response(status=503))  # the first try of the list
+        server.end()
+        await until(lambda: not server.troubles)
+        server.delete("two")
+        await until(lambda: told.live)
+    assert told.live == [("DELETED", "two")]
+
+
+async def test_a_version_that_is_yet_to_come_is_left_for_the_lists_own(setting: Setting) -> None:
+    """The server's history was set back: etcd was restored from a copy."""
+    server = setting.server
+    async with setting.following(version="9000") as stream:
+        await setting.watching()
         server.end()
         await until(lambda: stream.pulse().listed)
-        server.put("two")
+        await setting.watching()
+        assert stream.pulse().version == "102"
+        server.put("three")
+        await until(lambda: setting.told.live)
+    assert setting.told.live == [("ADDED", "three")]
+
+
+async def test_what_is_known_already_is_not_listed(setting: Setting) -> None:
+    server, told = setting.server, setting.told
+    async with setting.following(version="102", known=True) as stream:
+        await setting.watching()
+        assert stream.pulse().listed
+        server.put("three")
         await until(lambda: told.live)
-    assert told.news == [("MODIFIED", "two", True), ("MODIFIED", "two", False)]
-    assert server.lists == []
+    assert (server.lists, told.news, told.gaps) == ([], [("ADDED", "three", False)], 0)
 
 
 async def test_a_saved_version_that_is_too_old_makes_a_list_and_a_gap(setting: Setting) -> None:

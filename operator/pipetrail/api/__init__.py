@@ -16,7 +16,7 @@ from pipetrail.api.backend import (
     SecretKeyRef,
     TensorboardBackend,
 )
-from pipetrail.api.conditions import REASONS, Reason
+from pipetrail.api.conditions import CONFIRM_ANNOTATION, HELD, REASONS, Reason
 from pipetrail.api.crds import crds, to_yaml
 from pipetrail.api.decode import FoundTarget, InvalidTarget, decode_target
 from pipetrail.api.model import API_VERSION, GROUP, VERSION, Model
@@ -45,6 +45,8 @@ from pipetrail.api.target import (
 )
 from pipetrail.api.trackedrun import (
     MAX_CHANGES,
+    MAX_RESEND,
+    REPOLICY,
     RESEND_ANNOTATION,
     Changes,
     Claim,
@@ -59,12 +61,12 @@ from pipetrail.api.trackedrun import (
 )
 
 __all__ = [
-    "API_VERSION", "EXPERIMENT_ANNOTATION", "GROUP", "MAX_CHANGES", "REASONS", "RESEND_ANNOTATION",
-    "RUN_NAME_ANNOTATION", "TAGS_ANNOTATION", "TARGETS_ANNOTATION", "TRACK_LABEL", "VERSION", "Backend",
-    "BasicAuth", "CaBundleRef", "Capture", "Changes", "Claim", "ClusterTargetSpec", "Condition", "ConfigMapKeyRef",
-    "Delivery", "Files", "FoundTarget", "InvalidTarget", "LabelSelector", "MlflowAuth", "MlflowBackend", "Model",
-    "Naming", "NeptuneBackend", "Policy", "Reason", "Redact", "Requirement", "RunPolicy", "RunRef", "SecretKeyRef",
-    "Select", "StatusChange", "StatusPartial", "SyncCounts", "SyncPhase", "TargetKind", "TargetRef", "TargetSpec",
-    "TargetStatus", "TensorboardBackend", "TrackedRunSpec", "TrackedRunStatus", "crds", "decode_target", "seconds",
-    "to_json", "to_yaml", "tracked_run_name",
+    "API_VERSION", "CONFIRM_ANNOTATION", "EXPERIMENT_ANNOTATION", "GROUP", "HELD", "MAX_CHANGES", "MAX_RESEND",
+    "REASONS", "REPOLICY", "RESEND_ANNOTATION", "RUN_NAME_ANNOTATION", "TAGS_ANNOTATION", "TARGETS_ANNOTATION",
+    "TRACK_LABEL", "VERSION", "Backend", "BasicAuth", "CaBundleRef", "Capture", "Changes", "Claim",
+    "ClusterTargetSpec", "Condition", "ConfigMapKeyRef", "Delivery", "Files", "FoundTarget", "InvalidTarget",
+    "LabelSelector", "MlflowAuth", "MlflowBackend", "Model", "Naming", "NeptuneBackend", "Policy", "Reason", "Redact",
+    "Requirement", "RunPolicy", "RunRef", "SecretKeyRef", "Select", "StatusChange", "StatusPartial", "SyncCounts",
+    "SyncPhase", "TargetKind", "TargetRef", "TargetSpec", "TargetStatus", "TensorboardBackend", "TrackedRunSpec",
+    "TrackedRunStatus", "crds", "decode_target", "seconds", "to_json", "to_yaml", "tracked_run_name",
 ]  # fmt: skip

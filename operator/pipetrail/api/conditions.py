@@ -7,9 +7,13 @@ name as the reason.
 from collections.abc import Mapping
 from typing import Final, Literal
 
-from pipetrail.api.model import Model
+from pipetrail.api.model import GROUP, Model
 
-ConditionType = Literal["Accepted", "ResolvedRefs", "Reachable", "Ready"]
+ConditionType = Literal["Accepted", "ResolvedRefs", "Reachable", "Ready", "MassOrphanGuard"]
+HELD: Final = "MassOrphanGuard"
+"""The condition that is there while runs of the target are gone and not closed."""
+CONFIRM_ANNOTATION: Final = f"{GROUP}/confirm-close"
+"""On a target: the lastTransitionTime of the condition `HELD`, to have what it holds closed."""
 
 
 class Reason(Model, frozen=True, kw_only=True):
@@ -25,6 +29,8 @@ ABOUT: Final[Mapping[ConditionType, str]] = {
     "ResolvedRefs": "Every Secret and ConfigMap that the spec names is there and may be read.",
     "Reachable": "The tracker answers at its address, and it is the tracker that it should be.",
     "Ready": "All of these hold, the tracker lets us in, and runs are recorded as they complete.",
+    "MassOrphanGuard": "Only there while it holds. Runs that are not settled are gone, so many at once that it may be "
+    "a mishap; they are neither closed in the tracker nor counted as lost.",
 }
 
 REASONS: Final[Mapping[str, Reason]] = {
@@ -32,6 +38,13 @@ REASONS: Final[Mapping[str, Reason]] = {
     "ResolvedRefs": Reason(on=("ResolvedRefs",), means="All references lead somewhere.", next_step="Nothing."),
     "Reachable": Reason(on=("Reachable",), means="The tracker answers.", next_step="Nothing."),
     "Ready": Reason(on=("Ready",), means="Runs are recorded as they complete.", next_step="Nothing."),
+    "MassOrphanGuard": Reason(
+        on=("MassOrphanGuard",),
+        means="More than 20 runs and more than a fifth of those that are not settled are gone, or the API server knows "
+        "no Workflows.",
+        next_step="If they come back (CRDs applied again, a restore): nothing. If they are gone for good: "
+        "pipetrail confirm-close TARGET -n NAMESPACE.",
+    ),
     "Pending": Reason(
         on=("Accepted", "ResolvedRefs", "Reachable", "Ready"),
         means="The operator has not looked yet, or something before it has to be mended first.",

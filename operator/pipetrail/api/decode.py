@@ -11,8 +11,10 @@ from typing import Any, Final
 import msgspec
 from msgspec import inspect
 
+from pipetrail.api.conditions import CONFIRM_ANNOTATION, HELD
 from pipetrail.api.model import API_VERSION, Rule
 from pipetrail.api.schema import model_of
+from pipetrail.api.status import Condition
 from pipetrail.api.target import ClusterTargetSpec, TargetKind, TargetRef, TargetSpec
 
 _SPECS: Final[Mapping[TargetKind, type[TargetSpec]]] = {
@@ -23,7 +25,10 @@ _BEGINNING: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class FoundTarget(msgspec.Struct, frozen=True, kw_only=True):
-    """A target that can be used: who it is, what it asks for, which edit of it this is."""
+    """A target that can be used: who it is, what it asks for, which edit of it this is.
+
+    `hold` is its condition MassOrphanGuard if that stands, and `confirmed` which one someone confirmed.
+    """
 
     ref: TargetRef
     spec: TargetSpec
@@ -31,6 +36,8 @@ class FoundTarget(msgspec.Struct, frozen=True, kw_only=True):
     generation: int = 0
     created: datetime = _BEGINNING
     labels: Mapping[str, str] = {}
+    confirmed: str = ""
+    hold: Condition | None = None
 
 
 class InvalidTarget(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,7 +72,8 @@ def decode_target(body: Any) -> FoundTarget | InvalidTarget:
         return InvalidTarget(ref=ref, reason="InvalidSpec", message=wrong[:1000], uid=uid, generation=generation)
     return FoundTarget(
         ref=ref, spec=spec, uid=uid, generation=generation, created=_time(meta.get("creationTimestamp")),
-        labels=_labels(meta.get("labels")),
+        labels=_labels(meta.get("labels")), confirmed=_labels(meta.get("annotations")).get(CONFIRM_ANNOTATION, ""),
+        hold=_hold(body.get("status")),
     )  # fmt: skip
 
 
@@ -142,6 +150,18 @@ def _count(value: Any) -> int:
 def _labels(value: Any) -> dict[str, str]:
     pairs = value.items() if isinstance(value, Mapping) else ()
     return {k: v for k, v in pairs if isinstance(k, str) and isinstance(v, str)}
+
+
+def _hold(status: Any) -> Condition | None:
+    """The condition that an operator before us left: what it held stays held."""
+    found = status.get("conditions") if isinstance(status, Mapping) else None
+    for each in found if isinstance(found, list) else ():
+        if isinstance(each, Mapping) and each.get("type") == HELD and each.get("status") == "True":
+            try:
+                return msgspec.convert(each, Condition)
+            except msgspec.ValidationError:
+                return None
+    return None
 
 
 def _time(value: Any) -> datetime:

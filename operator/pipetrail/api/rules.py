@@ -112,7 +112,7 @@ METRIC_IS_NAMED: Final = Rule(
 )
 UNIQUE_INTENT: Final = Rule(
     "self == oldSelf",
-    "spec is the intent and never changes: to send the run again annotate it with pipetrail.dev/resend",
+    "spec is the intent and never changes: to send the run again use pipetrail resend",
     lambda _: True,
 )
 

@@ -4,13 +4,14 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
+from pipetrail.api.conditions import ConditionType
 from pipetrail.api.model import Model, doc, listed
 
 
 class Condition(Model, frozen=True, kw_only=True, omit_defaults=False):
     """Kubernetes' condition; docs/conditions.md lists every reason and what to do about it."""
 
-    type: Annotated[Literal["Accepted", "ResolvedRefs", "Reachable", "Ready"], doc("What is said of the target.")]
+    type: Annotated[ConditionType, doc("What is said of the target.")]
     status: Annotated[Literal["True", "False", "Unknown"], doc("Whether it holds.")]
     reason: Annotated[str, doc("Why, in one word: docs/conditions.md says what to do.", min_length=1, max_length=1024)]
     message: Annotated[str, doc("Why, and the next step, for people.", max_length=32768)] = ""
@@ -38,7 +39,12 @@ class TargetStatus(Model, frozen=True, kw_only=True, omit_defaults=False):
     observed_generation: Annotated[int, doc("The generation that was last looked at.", ge=0)] = 0
     conditions: Annotated[
         tuple[Condition, ...],
-        listed("Accepted, ResolvedRefs, Reachable and, as their sum, Ready.", most=8, kind="map", key="type"),
+        listed(
+            "Accepted, ResolvedRefs, Reachable and, as their sum, Ready; MassOrphanGuard while it holds.",
+            most=8,
+            kind="map",
+            key="type",
+        ),
     ] = ()
     backend: Annotated[str, doc("The kind of tracker.", max_length=63)] = ""
     version: Annotated[str, doc("The tracker's version, as it says itself.", max_length=200)] = ""

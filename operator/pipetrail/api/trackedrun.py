@@ -11,6 +11,10 @@ from pipetrail.api.model import GROUP, UNBOUNDED, Model, doc, listed
 from pipetrail.api.target import Policy, TargetRef
 
 RESEND_ANNOTATION: Final = f"{GROUP}/resend"
+"""On a TrackedRun: each new value, of any text, sends the run once more."""
+REPOLICY: Final = "repolicy"
+"""A value of the annotation that begins so sends it under the target's policy of today, as a tracker run of its own."""
+MAX_RESEND: Final = 253
 MAX_CHANGES: Final = 50
 
 
@@ -86,8 +90,7 @@ class TrackedRunStatus(Model, frozen=True, kw_only=True):
         SyncPhase,
         doc(
             "Pending: nothing is in the tracker yet. Tracking: it is, more will come. Synced: all of it is. Failed: "
-            "given up, annotate with pipetrail.dev/resend to try again. Stopped: the target went. Skipped: it is not "
-            "ours to record."
+            "given up, pipetrail resend tries again. Stopped: the target went. Skipped: it is not ours to record."
         ),
     ] = "Pending"
     reason: Annotated[str, doc("Why it is in this phase, in one word.", max_length=253)] = ""
@@ -110,6 +113,9 @@ class TrackedRunStatus(Model, frozen=True, kw_only=True):
     doubtful_at: Annotated[_Time, doc("When it was last unknown whether a create had happened.")] = ""
     settled_at: Annotated[_Time, doc("When the phase became one that lasts.")] = ""
     last_error: Annotated[str, doc("What went wrong last.", max_length=UNBOUNDED)] = ""
+    resent: Annotated[
+        str, doc("The value of the annotation pipetrail.dev/resend that was heeded last.", max_length=MAX_RESEND)
+    ] = ""
 
 
 def tracked_run_name(run_name: str, uid: str, target: TargetRef, attempt: int = 1) -> str:

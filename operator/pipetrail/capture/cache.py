@@ -39,6 +39,10 @@ class FileCache:
         """What is known under `key`."""
         return self._got.get(key)
 
+    def items(self) -> tuple[tuple[bytes, Got], ...]:
+        """All that is known, the oldest first."""
+        return tuple(self._got.items())
+
     def put(self, key: bytes, got: Got) -> None:
         """Remember it; the oldest goes if there are too many."""
         self._got[key] = got

@@ -1,7 +1,7 @@
 """The command ``pipetrail``, also installed as ``kubectl-pipetrail``: one module per verb, imported when it is called.
 
-A verb's module holds a function of the verb's name. Nothing is imported for another verb's sake: ``preview`` starts
-without kopf, ``crds`` without aiohttp.
+A verb's module holds a function of the verb's name (with _ for -). Nothing is imported for another verb's sake:
+``preview`` starts without kopf, ``crds`` without aiohttp.
 """
 
 import inspect
@@ -12,7 +12,7 @@ from typing import Annotated, Any, Final
 import typer
 from typer.core import TyperGroup
 
-VERBS: Final = ("run", "status", "explain", "preview", "verify", "record", "replay", "crds")
+VERBS: Final = ("run", "status", "explain", "preview", "verify", "resend", "confirm-close", "record", "replay", "crds")
 """In the order in which ``--help`` lists them."""
 
 
@@ -28,7 +28,8 @@ class Verbs(TyperGroup):
         if cmd_name not in VERBS:
             return None
         verb = typer.Typer(add_completion=False)
-        function = getattr(import_module(f"pipetrail.cli.{cmd_name}"), cmd_name)
+        name = cmd_name.replace("-", "_")
+        function = getattr(import_module(f"pipetrail.cli.{name}"), name)
         verb.command(name=cmd_name, help=_help(function))(function)
         return typer.main.get_command(verb)
 

@@ -105,10 +105,15 @@ async def targets(kube: Kube, namespace: str | None) -> list[api.FoundTarget | a
     return found
 
 
+def path_of(ref: api.TargetRef) -> str:
+    """Where a target stands in the API."""
+    scope = f"/namespaces/{ref.namespace}/trackingtargets" if ref.namespace else "/clustertrackingtargets"
+    return f"{TRACKED_RUNS}{scope}/{ref.name}"
+
+
 async def body_of(kube: Kube, ref: api.TargetRef) -> Any:
     """The object of a target, with its status."""
-    scope = f"/namespaces/{ref.namespace}/trackingtargets" if ref.namespace else "/clustertrackingtargets"
-    return await kube.get(f"{TRACKED_RUNS}{scope}/{ref.name}")
+    return await kube.get(path_of(ref))
 
 
 def resolver(kube: Kube, ref: api.TargetRef, operator_namespace: str) -> Resolve:

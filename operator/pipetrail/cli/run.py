@@ -53,7 +53,12 @@ def run(
         str | None, typer.Option(help="Name of the Lease in --namespace that one operator holds; default: pipetrail.")
     ] = None,
     no_lease: Annotated[
-        bool, typer.Option("--no-lease", help="Hold no Lease: nothing keeps a second operator from doing the same.")
+        bool,
+        typer.Option(
+            "--no-lease",
+            help="Hold no Lease: nothing keeps a second operator from doing the same, and nothing "
+            "tells the next one where the watches were.",
+        ),
     ] = False,
     identity: Annotated[
         str | None,

@@ -23,8 +23,8 @@ def status(
 ) -> None:
     """Show how targets and tracked runs are, and the next step where something is wrong.
 
-    Exit codes: 0 every target is ready (or suspended) and no run has failed; 1 something is wrong; 2 the command line
-    is wrong; 3 no cluster, or no right to look at it.
+    Exit codes: 0 every target is ready (or suspended), no run has failed and none is held; 1 something is wrong; 2 the
+    command line is wrong; 3 no cluster, or no right to look at it.
 
     Examples:
       pipetrail status
@@ -45,11 +45,12 @@ async def _gather(kube: Kube, namespace: str | None) -> dict[str, Any]:
         ready: dict[str, Any] = next((c for c in said.get("conditions", ()) if c["type"] == "Ready"), {})
         reason = ready.get("reason", "Pending")
         known = api.REASONS.get(reason)
+        held: dict[str, Any] = next((c for c in said.get("conditions", ()) if c["type"] == api.HELD), {})
         targets.append(
             {
                 "target": str(target.ref), "backend": said.get("backend", ""), "ready": ready.get("status", "Unknown"),
                 "reason": reason, "message": ready.get("message", ""), **(said.get("sync") or {}),
-                "nextStep": known.next_step if known else "",
+                "nextStep": known.next_step if known else "", "held": held.get("message", ""),
             }
         )  # fmt: skip
     runs = []
@@ -69,7 +70,7 @@ async def _gather(kube: Kube, namespace: str | None) -> dict[str, Any]:
 
 
 def _wrong(found: dict[str, Any]) -> bool:
-    troubled = any(t["ready"] != "True" and t["reason"] != "Suspended" for t in found["targets"])
+    troubled = any(t["held"] or (t["ready"] != "True" and t["reason"] != "Suspended") for t in found["targets"])
     return troubled or any(r["sync"] == "Failed" for r in found["runs"])
 
 
@@ -91,6 +92,8 @@ def _show(found: dict[str, Any], limit: int) -> None:
         if t["ready"] != "True":
             out.print(f"\n{t['target']}: {t['reason']}: {t['message']}")
             out.print(f"  next: {t['nextStep']}")
+        if t["held"]:
+            out.print(f"\n{t['target']}: {api.HELD}: {t['held']}")
     open_runs = [r for r in found["runs"] if r["sync"] != "Synced"]
     if not open_runs:
         out.print(f"\nAll {len(found['runs'])} tracked runs are synced.")

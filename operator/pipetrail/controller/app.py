@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from pipetrail import api, observe
+from pipetrail.controller import bookmarks
+from pipetrail.controller.bookmarks import Bookmarks
 from pipetrail.controller.health import Health, serving
 from pipetrail.controller.lease import Lease
 from pipetrail.controller.watches import Kinds, Watches
@@ -66,7 +68,13 @@ async def run(settings: Settings, *, context: str | None = None, stop: asyncio.E
                     observe.log().info(
                         "started", cluster=cluster, api_server=kube.host, kinds=sorted(p for _, p in kinds)
                     )
-                    watches = Watches(settings, context, dispatch, kinds)
+                    saved = {} if lease is None else bookmarks.read(lease.found)
+                    watches = Watches(
+                        settings, context, dispatch, kinds, start_at=saved, known_at=dispatch.ledger_read_at
+                    )
+                    if lease is not None:
+                        lease.leave = Bookmarks(saved, watches.pulses, dispatch.waiting_since_deleted).annotations
+                    dispatch.survey.told = watches.told
                     health.dispatch, health.watches = dispatch, watches
                     await _operate(kube, settings, dispatch, watches, [ending, *holding])
                 for task in holding:  # if it ended, that is why we end
@@ -197,7 +205,6 @@ async def _look_after(kube: Kube, dispatch: Dispatch, watches: Watches, namespac
             if kinds != watches.kinds:
                 observe.log().info("kinds changed", kinds=sorted(p for _, p in kinds))
                 watches.watch(kinds)
-            await dispatch.survey.dead_letters()
             if loop.time() >= next_survey:
                 await _meet_targets(kube, dispatch, namespaces)
             if loop.time() >= next_stuck:

@@ -8,12 +8,14 @@ so that one of several takers wins.
 A holder that gets no answer does not end: an API server that is away has no other holder to give. It sends nothing
 from `GIVE_UP_S` on, before anybody could take over, and goes on when the Lease still names it. Runs that it alone
 remembers are worth more than a clean start. Once someone else holds the Lease, the operator ends.
+
+What a holder leaves for the next one stands in the Lease's annotations, written with each renewal.
 """
 
 import asyncio
 import contextlib
 import datetime as dt
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from pipetrail import observe
@@ -67,6 +69,10 @@ class Lease:
         self._other = ("", 0.0)  # the resourceVersion that another wrote, and since when we know it
         self.holder = ""
         """Who held it when we last looked; empty if nobody, or if we don't know."""
+        self.found: Mapping[str, str] = {}
+        """The annotations that were there when we took it."""
+        self.leave: Callable[[], Mapping[str, str]] = dict
+        """Annotations for the next holder; others stay as they are."""
 
     @property
     def held(self) -> bool:
@@ -126,7 +132,7 @@ class Lease:
             async with asyncio.timeout(CALL_S):
                 there = await self._kube.get(self._path)
                 if there["spec"].get("holderIdentity") == self._holder:
-                    await self._kube.put(self._path, _written(there, ""))
+                    await self._kube.put(self._path, _written(there, "", self.leave()))
 
     async def _look(self) -> Look:
         """Take or renew it if nobody else has it."""
@@ -150,12 +156,16 @@ class Lease:
         except ApiError as error:
             if error.status != 404:
                 raise
-            await self._kube.post(self._collection, _written({"metadata": {"name": self._name}}, self._holder))
+            await self._kube.post(
+                self._collection, _written({"metadata": {"name": self._name}}, self._holder, self.leave())
+            )
             return Ours()
         holder = str((there.get("spec") or {}).get("holderIdentity") or "")
         if holder not in ("", self._holder) and not self._ran_out(there):
             return Theirs(holder=holder)
-        await self._kube.put(self._path, _written(there, self._holder))
+        await self._kube.put(self._path, _written(there, self._holder, self.leave()))
+        if self._until < 0:
+            self.found = there["metadata"].get("annotations") or {}
         return Ours()
 
     def _ran_out(self, there: Mapping[str, Any]) -> bool:
@@ -178,11 +188,12 @@ class Lease:
         )
 
 
-def _written(there: Mapping[str, Any], holder: str) -> dict[str, Any]:
-    """The object as `holder` writes it (empty: nobody's, to be had at once)."""
+def _written(there: Mapping[str, Any], holder: str, left: Mapping[str, str]) -> dict[str, Any]:
+    """The object as `holder` writes it (empty: nobody's, to be had at once), with the annotations `left`."""
     now = dt.datetime.now(dt.UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
     before = there.get("spec") or {}
     spec = {**before, "holderIdentity": holder, "leaseDurationSeconds": DURATION_S if holder else 1, "renewTime": now}
     if before.get("holderIdentity") != holder:
         spec |= {"acquireTime": now, "leaseTransitions": int(before.get("leaseTransitions") or 0) + bool(before)}
-    return {**there, "apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "spec": spec}
+    meta = {**there["metadata"], "annotations": {**(there["metadata"].get("annotations") or {}), **left}}
+    return {**there, "apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": meta, "spec": spec}

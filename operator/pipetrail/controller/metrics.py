@@ -90,6 +90,10 @@ class Page(Collector):
         yield from _watches(stand.pulses)
         if stand.dispatch is not None:
             yield _runs(stand.dispatch)
+            yield GaugeMetricFamily(
+                "pipetrail_orphans_held", "Runs that are gone and not closed, as too many went at once.",
+                value=stand.dispatch.survey.held,
+            )  # fmt: skip
             yield from _targets(stand.dispatch)
 
 

@@ -1,12 +1,14 @@
 """What watches saw, as news for the delivery. Everything here runs in the delivery's own loop."""
 
 from collections.abc import Mapping, Set
-from typing import Any, Protocol
+from typing import Any, Protocol, TypedDict
 
 from msgspec.structs import replace
 
+from pipetrail.delivery import ledger
 from pipetrail.delivery.dispatch import Dispatch
 from pipetrail.sources import argo
+from pipetrail.sources.argo.body import obj, word
 
 
 class News(Protocol):
@@ -65,7 +67,8 @@ class PodNews:
         if change != "DELETED":
             self._marks[facts.uid] = mark
         if known != mark:
-            self._dispatch.saw_pod(facts, listed=listed)
+            # One that is gone can't be read again when its run's turn comes, wherever it was met.
+            self._dispatch.saw_pod(facts, listed=listed and change != "DELETED")
 
     def stand(self, uids: Set[str]) -> None:
         """Pods that went meanwhile are forgotten here; what they said is kept with their run."""
@@ -87,3 +90,32 @@ class ResultNews:
 
     def stand(self, uids: Set[str]) -> None:
         """Of no matter: a result outlives its object."""
+
+
+class TrackedRun(TypedDict, total=False):
+    """What :class:`LedgerNews` looks at of an event."""
+
+    metadata: Any
+    status: Any
+
+
+class LedgerNews:
+    """TrackedRuns. We write them ourselves; what others may do is to ask for one again, and to delete it."""
+
+    def __init__(self, dispatch: Dispatch) -> None:
+        self._dispatch = dispatch
+
+    def saw(self, change: str, body: Mapping[str, Any], *, listed: bool) -> None:
+        """A wish that is not heeded yet, or a deletion."""
+        if change == "DELETED":
+            entry = ledger.decode(body)
+            if entry is not None:
+                self._dispatch.saw_entry_deleted(entry)
+            return
+        meta, status = obj(body, "metadata"), obj(body, "status")
+        wish = ledger.wish(meta.get("annotations"))
+        if wish and wish != status.get("resent"):
+            self._dispatch.saw_wish(word(meta.get("namespace")), word(meta.get("name")))
+
+    def stand(self, uids: Set[str]) -> None:
+        """Of no matter: what the ledger holds is read at the start."""

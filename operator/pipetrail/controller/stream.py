@@ -32,6 +32,8 @@ SILENCE_S: Final = 80.0
 WORDLESS_S: Final = 600.0
 """After watches of so long together in which no word came all is listed again: if the server's history was set back
 (etcd restored from a copy), the version that we hold is yet to come, and until then it would tell us nothing."""
+CATCH_UP_S: Final = 2
+"""How long a watch lasts that begins at a saved version: what happened meanwhile is told at once."""
 LIST_S: Final = 60.0  # a page
 MAX_LINE_BYTES: Final = 8 << 20  # etcd takes 1.5 MB unless told otherwise
 MAX_PAGE_BYTES: Final = 32 << 20
@@ -65,14 +67,17 @@ class Pulse(Frozen, frozen=True):
 class Stream:
     """Follows one collection and hands what it sees to `news`, in the loop that runs it.
 
-    With a `version` that was saved it begins there instead of with a list; objects that do not change afterwards are
-    then not seen at all, and what is seen counts as listed until a bookmark, or the watch's end, says that we have
-    caught up.
+    With a `version` that was saved it watches for a moment from there on, so that what was deleted meanwhile is told
+    with its last body, and lists then: the list alone would not show what is gone, the watch alone not what has not
+    changed. It goes on from where that first watch ended, lest what is deleted during the list be missed. Until the
+    list is read, what is seen counts as listed.
+
+    `known` says instead that all which stood at `version` is known already: then there is no list.
     """
 
     def __init__(
         self, kube: Kube, collection: Collection, glimpse: Glimpse, news: News, *, gap: Callable[[], None],
-        version: str = "",
+        version: str = "", known: bool = False,
     ) -> None:  # fmt: skip
         self._collection = collection
         self._kube = kube
@@ -80,8 +85,10 @@ class Stream:
         self._news = news
         self._gap = gap
         self._version = version
-        self._resumed = bool(version)  # a list after this means that something was missed
-        self._caught_up = False
+        self._resumed = bool(version)  # a list without a version means then that something was missed
+        self._catch_up = bool(version) and not known
+        self._to_list = not version or not known
+        self._caught_up = not self._to_list
         self._heard_at: float | None = None
         self._wordless_s = 0.0  # how long watches stood since the last word
         self._troubles = 0  # in a row
@@ -100,9 +107,12 @@ class Stream:
         """Follow until cancelled."""
         while True:
             try:
-                if not self._version:
+                if self._catch_up and self._version:
+                    await self._watch(CATCH_UP_S)
+                    self._catch_up = False
+                if self._to_list or not self._version:
                     await self._list()
-                await self._watch()
+                await self._watch(WATCH_S)
             except KubeError as error:
                 await self._pause(error)
             except Exception as error:  # noqa: BLE001  a defect in one stream must not deafen the others; it is said
@@ -138,20 +148,21 @@ class Stream:
         if not page.version:
             raise KubeError(f"GET {path}: a list without a resourceVersion")
         self._news.stand(uids)
-        self._version, self._caught_up = page.version, True
-        if self._resumed:
+        missed = self._resumed and not self._version
+        self._version = _earlier(self._version, page.version)
+        self._to_list, self._caught_up, self._resumed = False, True, True
+        if missed:
             self._gap()
-        self._resumed = True
 
-    async def _watch(self) -> None:
-        """Hand over what happens until the server ends the watch; raises what ended it otherwise."""
+    async def _watch(self, most_s: int) -> None:
+        """Hand over what happens until the server ends the watch after `most_s`; raises what ended it otherwise."""
         query: dict[str, str | int] = {
-            **self._collection.query, "watch": "true", "allowWatchBookmarks": "true", "timeoutSeconds": WATCH_S,
+            **self._collection.query, "watch": "true", "allowWatchBookmarks": "true", "timeoutSeconds": most_s,
             "resourceVersion": self._version,
         }  # fmt: skip
         path, lines = self._collection.path, Lines(MAX_LINE_BYTES)
         began, stood, heard, missed = _now(), False, False, 0
-        stream = self._kube.stream(path, timeout_s=WATCH_S + TIMEOUT_S, silence_s=SILENCE_S, **query)
+        stream = self._kube.stream(path, timeout_s=most_s + TIMEOUT_S, silence_s=SILENCE_S, **query)
         try:
             async with contextlib.aclosing(stream) as pieces:
                 async for piece in pieces:
@@ -174,7 +185,6 @@ class Stream:
                 self._version, self._wordless_s = "", 0.0
         if lasted < SHORT_S:
             raise KubeError(f"WATCH {path}: ended after {lasted:.1f} s")
-        self._caught_up = True  # what there was to tell from the version on that we began with has been told
 
     def _take(self, line: bytes) -> bool:
         """One line of a watch; False if it can't be read."""
@@ -185,7 +195,7 @@ class Stream:
         version = word(obj(event.body, "metadata").get("resourceVersion"))
         match event.type:
             case "BOOKMARK":
-                self._caught_up = True
+                pass
             case "ADDED" | "MODIFIED" | "DELETED":
                 self._saw(event.type, event.body, listed=not self._caught_up)
             case "ERROR":
@@ -239,6 +249,16 @@ class Stream:
             return
         self._troubles += 1
         await asyncio.sleep(backoff_s(self._troubles, PAUSE_MOST_S))
+
+
+def _earlier(mine: str, listed: str) -> str:
+    """Where to watch on after a list: where we were, unless the server has not come so far (its history was set back).
+
+    Versions are numbers that grow (KEP-5504); one that is none is not ours to compare.
+    """
+    if mine.isdecimal() and listed.isdecimal() and int(mine) <= int(listed):
+        return mine
+    return listed
 
 
 def _now() -> float:

@@ -4,10 +4,11 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, NamedTuple
 
-from pipetrail.controller.news import News, PodNews, ResultNews, RunNews
+from pipetrail import api
+from pipetrail.controller.news import LedgerNews, News, PodNews, ResultNews, RunNews, TrackedRun
 from pipetrail.controller.stream import Collection, Pulse, Stream
 from pipetrail.delivery.dispatch import Dispatch
-from pipetrail.kube import ARGO, Kube, collections
+from pipetrail.kube import ARGO, TRACKED_RUNS, Kube, collections
 from pipetrail.sources.argo import glimpse
 
 RUN_PODS: Final = "workflows.argoproj.io/workflow"
@@ -31,30 +32,30 @@ _KINDS: Final = (
     _Kind("argoproj.io", ARGO, "workflows", {}, glimpse.WORKFLOW, RunNews),
     _Kind("", "/api/v1", "pods", {"labelSelector": RUN_PODS, "fieldSelector": ENDED_PODS}, glimpse.POD, PodNews),
     _Kind("argoproj.io", ARGO, "workflowtaskresults", {"labelSelector": COMPLETE_RESULTS}, glimpse.RESULT, ResultNews),
+    _Kind(api.GROUP, TRACKED_RUNS, "trackedruns", {}, glimpse.Glimpse(TrackedRun), LedgerNews),
 )
 
 
 class Streams:
-    """Runs the streams of `kinds`. `start_at` names versions, by collection, that a process before us had reached."""
+    """Runs the streams of `kinds`. `start_at` names versions, by collection, that a process before us had reached;
+    `known_at` versions up to which all is known already.
+    """
 
     def __init__(
         self, dispatch: Dispatch, kinds: Kinds, namespaces: Sequence[str] = (), *,
-        start_at: Mapping[str, str] | None = None,
+        start_at: Mapping[str, str] | None = None, known_at: Mapping[str, str] | None = None,
     ) -> None:  # fmt: skip
         self._dispatch = dispatch
         self._namespaces = namespaces
         self._kinds = kinds
         self._start_at = dict(start_at or {})
+        self._known_at = dict(known_at or {})
         self._running: dict[str, tuple[Stream, asyncio.Task[None]]] = {}
         self._changed = asyncio.Event()
 
     def pulses(self) -> tuple[Pulse, ...]:
         """How each watch stands; to be asked in the loop that runs them."""
         return tuple(stream.pulse() for stream, _ in self._running.values())
-
-    def versions(self) -> dict[str, str]:
-        """Where each watch that has caught up would go on, by collection: what `start_at` takes."""
-        return {pulse.path: pulse.version for pulse in self.pulses() if pulse.version and pulse.listed}
 
     def watch(self, kinds: Kinds) -> None:
         """Watch other kinds from now on. Those that stay are watched on."""
@@ -81,8 +82,9 @@ class Streams:
             self._running.pop(path)[1].cancel()
         for path, kind in wanted.items():
             if path not in self._running:
+                known, began = self._known_at.pop(path, ""), self._start_at.pop(path, "")
                 stream = Stream(
                     kube, Collection(path=path, query=kind.query), kind.glimpse, kind.news(self._dispatch),
-                    gap=self._dispatch.survey.due.set, version=self._start_at.pop(path, ""),
+                    gap=self._dispatch.survey.due.set, version=known or began, known=bool(known),
                 )  # fmt: skip
                 self._running[path] = (stream, tasks.create_task(stream.run(), name=path))

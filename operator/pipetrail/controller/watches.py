@@ -19,16 +19,18 @@ __all__ = ["Kinds", "Pulse", "Watches"]
 
 
 class Watches:
-    """Everything that is watched. `start_at` is what :meth:`versions` said in a process before us."""
+    """Everything that is watched. `start_at` names versions, by collection, that a process before us had reached;
+    `known_at` versions up to which all is known already.
+    """
 
     def __init__(
         self, settings: Settings, context: str | None, dispatch: Dispatch, kinds: Kinds, *,
-        start_at: Mapping[str, str] | None = None,
+        start_at: Mapping[str, str] | None = None, known_at: Mapping[str, str] | None = None,
     ) -> None:  # fmt: skip
         self._context = context
         self._kinds = kinds
         self.kopf = KopfThread(context, settings.watch_namespaces, dispatch, kinds)
-        self._streams = Streams(dispatch, kinds, settings.watch_namespaces, start_at=start_at)
+        self._streams = Streams(dispatch, kinds, settings.watch_namespaces, start_at=start_at, known_at=known_at)
 
     @property
     def kinds(self) -> Kinds:
@@ -44,9 +46,9 @@ class Watches:
         """How each of our own watches stands; to be asked in the loop that runs them."""
         return self._streams.pulses()
 
-    def versions(self) -> dict[str, str]:
-        """Where each watch would go on, by collection."""
-        return self._streams.versions()
+    def told(self) -> bool:
+        """True once the watches of runs have told all that they missed before us."""
+        return all(pulse.listed for pulse in self.pulses() if pulse.path.endswith("/workflows"))
 
     async def run(self) -> None:
         """Watch until cancelled."""

@@ -1,10 +1,14 @@
 """The book: the ledger's entries in memory, the newest attempt of each run × target, and which runs are gone."""
 
 from collections.abc import Iterator
+from typing import Final
 
-from pipetrail.api import SyncCounts, TargetRef
+from msgspec.structs import replace
+
+from pipetrail.api import Policy, SyncCounts, TargetRef
 from pipetrail.delivery.ledger import Entry
 
+MAX_POLICIES: Final = 1000
 RunId = tuple[str, str]
 """A run object's namespace and uid."""
 
@@ -19,13 +23,21 @@ class Book:
     def __init__(self) -> None:
         self._entries: dict[RunId, dict[TargetRef, Entry]] = {}
         self._gone_at: dict[RunId, float] = {}
+        self._policies: dict[Policy, Policy] = {}  # few, and each is in thousands of entries
 
     def add(self, entry: Entry) -> None:
         """Take in an entry; of several attempts the newest counts."""
         mine = self._entries.setdefault(_run(entry), {})
         known = mine.get(entry.spec.target)
         if known is None or known.spec.attempt <= entry.spec.attempt:
-            mine[entry.spec.target] = entry
+            mine[entry.spec.target] = self._sharing(entry)
+
+    def _sharing(self, entry: Entry) -> Entry:
+        """`entry` with the policy that equal ones have: what is decoded has a copy of its own."""
+        if len(self._policies) > MAX_POLICIES:
+            self._policies.clear()
+        policy = self._policies.setdefault(entry.spec.policy, entry.spec.policy)
+        return entry if policy is entry.spec.policy else replace(entry, spec=replace(entry.spec, policy=policy))
 
     def get(self, run: RunId, ref: TargetRef) -> Entry | None:
         """The entry of one run for one target."""

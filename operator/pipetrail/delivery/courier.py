@@ -29,6 +29,11 @@ class Progress:
     `unsure` is true while tracker runs may exist that we have no handle of: nothing is created before a look-up.
     """
 
+    __slots__ = (
+        "_missing_since", "_try_at", "_waits", "changes", "delivered", "doubtful_at", "entry", "failing_since",
+        "handles", "sent_digest", "tried", "unsure", "writes",
+    )  # fmt: skip
+
     def __init__(self, entry: Entry, *, unsure: bool) -> None:
         self.entry = entry
         self.unsure = unsure
@@ -62,6 +67,12 @@ class Progress:
     def has_all(self) -> None:
         """Nothing is missing (any more)."""
         self._missing_since, self._waits, self._try_at = None, 0, 0.0
+
+    def rest(self) -> None:
+        """Forget what the tracker holds: it is away, and will be looked at first when it is back."""
+        if self.handles or self.tried:
+            self.unsure = True
+        self.handles, self.delivered, self.tried = {}, {}, {}
 
     def note(self, run: TrackerRun, changes: Sequence[Change]) -> None:
         """Remember what arrives otherwise."""

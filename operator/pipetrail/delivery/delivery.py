@@ -76,6 +76,8 @@ class Deliveries:
         """Bring one run to one target, as far as it can be brought now."""
         entry = self._book.get(state.id, seat.ref)
         reopened = entry is not None and entry.reopened(state.header.generation)
+        if entry is not None and entry.repolicy and entry.settled:
+            return await self._repolicied(seat, state, entry)
         if entry is not None and entry.settled and not reopened and not _unfinished(seat, state, entry):
             return _rest(state)
         if entry is None:
@@ -114,6 +116,8 @@ class Deliveries:
         sent, progress.writes = progress.writes > 0, 0
         if not settled:
             return Done(sent=sent)
+        if progress.entry.repolicy:
+            return Later(after_s=0.05, trouble=False)
         if progress.doubtful_at is not None:
             return Later(after_s=LOOK_AGAIN_S + 1.0, trouble=False)
         return _rest(state, sent=sent)
@@ -137,7 +141,7 @@ class Deliveries:
         if unseen and state.last_body is None:
             # The Workflow's watch was faster than the pods'. A tracker fixes a child's start when it is made, and only
             # the pod knows when the program began: ask once instead of waiting for the event.
-            state.asked_for |= unseen
+            state.asked_for.update(unseen)
             await self._ask_for_facts(state)
             reading = await self._reading(state, body)
         return reading
@@ -211,6 +215,34 @@ class Deliveries:
         )  # fmt: skip
         state.progress[seat.ref] = Progress(entry, unsure=not fresh)
         old.entry = entry
+
+    async def _repolicied(self, seat: Seat, state: RunState, old: Entry) -> Verdict:
+        """Someone asked for the run under the target's policy of today: it gets another tracker run."""
+        pinned = policy.pin(seat.spec)
+        reading = await self._read(state)
+        if reading is None:
+            return Done()
+        if not reading.record.outcome.settled:
+            return Done()  # a retry of it runs: it has its turn when that ends
+        new = old
+        if pinned != old.spec.policy:
+            record, _ = await self._record(state, reading, pinned)
+            stub = self._shape(seat, record, pinned)
+            new, _ = await self._ledger.intent(
+                record.namespace, _run_ref(state, record), seat.ref, pinned, experiment=stub.parent.experiment,
+                attempt=old.spec.attempt + 1, supersedes=old.status.external_id,
+            )  # fmt: skip
+        state.progress.pop(seat.ref, None)
+        # The intent stands first: killed in between we would find it, and the old wish on what is not the newest.
+        if new is old:
+            said: dict[str, str] = {"phase": "Pending", "message": "asked to send it again; the policy is the same"}
+        else:
+            said = {"message": f"sent again under another policy: {new.name}"}
+            if old.status.phase == "Failed":
+                said |= {"phase": "Stopped", "reason": "Superseded"}
+        done = await self._ledger.write(old, **said, resent=old.resend)
+        self._book.add(done if new is old else new)
+        return Later(after_s=0.05, trouble=False)
 
     def _tree(self, seat: Seat, entry: Entry, record: Record) -> Tree:
         """The tracker runs, in the experiment that was named when the run was first seen."""

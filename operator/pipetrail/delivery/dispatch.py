@@ -5,7 +5,7 @@ a worker takes it up, so events may come twice, late, out of order or not at all
 """
 
 import asyncio
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Final
 
 from pipetrail import api, observe, policy
@@ -14,9 +14,10 @@ from pipetrail.delivery import ledger as ledgers
 from pipetrail.delivery.book import Book
 from pipetrail.delivery.delivery import Deliveries, run_name
 from pipetrail.delivery.lane import Done, Halt, Later, Permit, Verdict, always
-from pipetrail.delivery.ledger import Ledger, Lost
+from pipetrail.delivery.ledger import Entry, Ledger, Lost
 from pipetrail.delivery.namespaces import Namespaces
 from pipetrail.delivery.notices import post_event
+from pipetrail.delivery.resend import Resend
 from pipetrail.delivery.roster import STATUS_EVERY_S, Roster, Seat
 from pipetrail.delivery.runs import Runs, RunState
 from pipetrail.delivery.survey import Survey
@@ -30,6 +31,8 @@ from pipetrail.targets.target import Refused, Retry, TargetError, Unauthorised, 
 
 KEEP_SETTLED_S: Final = 90.0
 """A settled run stays in memory this long: nodes of a killed run get outputs late, doubts are looked at after 60 s."""
+REST_AFTER_S: Final = 10.0
+RESTED_AT_ONCE: Final = 100
 POISON_PAUSE_S: Final = 60.0
 API_PAUSE_MOST_S: Final = 60.0
 OF_ONE_RUN: Final = frozenset({"PermissionDenied", "NotMlflow"})
@@ -47,6 +50,8 @@ class Dispatch:
         self._kube = kube
         self._ledger = ledger
         self._settings = settings
+        self.has_copy: Callable[[str], bool] = lambda _uid: False
+        """Is what a run ended with kept elsewhere (by its uid)? Then it is no orphan though its object is gone."""
         self.runs = Runs()
         self.book = Book()
         self.namespaces = Namespaces()
@@ -62,11 +67,15 @@ class Dispatch:
             self._offer,
             settings.watch_namespaces,
             cluster=cluster,
+            has_copy=lambda uid: self.has_copy(uid),
         )
         self._deliveries = Deliveries(
             kube, ledger, reader, settings, cluster,
             book=self.book, decide=self.decide, learn=self.templates.learn, vanished=self.survey.due.set,
         )  # fmt: skip
+        self.resend = Resend(
+            kube, ledger, self.book, self.runs, self.roster, self._offer, has_copy=lambda uid: self.has_copy(uid)
+        )
         self._settled = asyncio.Event()
         self._spawned: set[asyncio.Task[None]] = set()
 
@@ -74,13 +83,22 @@ class Dispatch:
         """Read the ledger: what is settled needs nothing, the rest is looked at again."""
         async for entry in self._ledger.entries():
             self.book.add(entry)
+            if entry.asked:
+                self.resend.ask(entry.namespace, entry.name)
         observe.log().info("ledger read", tracked_runs=sum(1 for _ in self.book.all()))
 
+    @property
+    def ledger_read_at(self) -> Mapping[str, str]:
+        """The version of each collection of TrackedRuns up to which :meth:`load` knows it."""
+        return self._ledger.read_at
+
     async def run(self) -> None:
-        """The survey and the tidying, until cancelled."""
+        """The survey, the tidying and what is asked for again, until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self.survey.run(), name="survey")
             tasks.create_task(self._tidy_forever(), name="tidy")
+            tasks.create_task(self.resend.run(), name="resend")
+            tasks.create_task(self._rest_forever(), name="rest")
 
     # --- what the watches say -------------------------------------------------------------------------------------
 
@@ -129,12 +147,22 @@ class Dispatch:
             case api.InvalidTarget():
                 self._spawn(self.roster.invalid(found, self.roster.remove(found.ref)))
             case api.FoundTarget():
+                if self.roster.confirms(found):
+                    self.survey.due.set()
                 if self.roster.upsert(found):
                     self.survey.due.set()
                     for state in self.runs.all():
                         # Its address may be another: what is there is looked up by key, not by handles that we hold.
                         state.progress.pop(found.ref, None)
                         self._offer(state)
+
+    def saw_wish(self, namespace: str, name: str) -> None:
+        """A TrackedRun carries a wish to be sent again that was not heeded yet."""
+        self.resend.ask(namespace, name)
+
+    def saw_entry_deleted(self, entry: Entry) -> None:
+        """A TrackedRun was deleted, by us or someone else."""
+        self.resend.deleted(entry)
 
     def saw_namespace(self, body: Mapping[str, Any], *, deleted: bool) -> None:
         """A namespace's labels decide what cluster targets see."""
@@ -162,6 +190,16 @@ class Dispatch:
         doubted = bool(entry.status.doubtful_at) and entry.status.phase == "Synced"
         open_still = not entry.settled or doubted or entry.reopened(header.generation)
         return remembered or open_still
+
+    def waiting_since_deleted(self) -> list[float]:
+        """When (in the loop's time) each run was deleted that something is still to be sent of: only we have it."""
+        buried = [state for state in self.runs.all() if state.last_body is not None]
+        return [state.buried_at for state in buried if self._waits(state, remembered=False)]
+
+    def _waits(self, state: RunState, *, remembered: bool) -> bool:
+        """Might a target still want something of the run? A settled one is `remembered` for a while."""
+        seats = self.roster.over(state.header.namespace)
+        return any(self._takes(seat, state.header, remembered=remembered) for seat in seats)
 
     def _offer(self, state: RunState) -> None:
         state.settled_at = None
@@ -275,7 +313,7 @@ class Dispatch:
         }  # fmt: skip
         await post_event(self._kube, entry.namespace, involved, "Warning", reason, message)
         state.settled_at = _now()
-        return Done()
+        return Later(after_s=1.0, trouble=False) if entry.repolicy else Done()
 
     async def _target_gone(self, ref: TargetRef, ending: Coroutine[Any, Any, None]) -> None:
         """No finalizer: the lane stops, what is unsettled is Stopped, nothing in the tracker is touched."""
@@ -301,6 +339,29 @@ class Dispatch:
 
     # --- now and then ---------------------------------------------------------------------------------------------
 
+    async def _rest_forever(self) -> None:
+        while True:
+            await asyncio.sleep(REST_AFTER_S)
+            for number, state in enumerate(self.runs.all()):
+                self.rest(state)
+                if number % RESTED_AT_ONCE == 0:
+                    await asyncio.sleep(0)  # deliveries have their turns meanwhile
+
+    def rest(self, state: RunState) -> None:
+        """A run that has ended, waits and had no news for a while holds little from now on. What settles goes soon."""
+        now = _now()
+        ended = state.header.completed or state.last_body is not None
+        leaves = state.settled_at is not None and now - state.settled_at <= KEEP_SETTLED_S
+        quiet = ended and not leaves and now - state.stirred_at > REST_AFTER_S
+        seats = self.roster.over(state.header.namespace) if quiet and (state.awake or state.progress) else ()
+        if not seats or any(seat.lane.working(state.uid) for seat in seats):
+            return
+        state.rest()
+        for seat in seats:
+            progress = state.progress.get(seat.ref)
+            if progress is not None and (progress.failing_since is not None or seat.lane.breaker != "Closed"):
+                progress.rest()
+
     async def _tidy_forever(self) -> None:
         while True:
             try:
@@ -318,8 +379,7 @@ class Dispatch:
         for state in self.runs.all():
             rested = state.settled_at is not None and now - state.settled_at > KEEP_SETTLED_S
             # One target has it all; another may still wait for its tracker, and for a last body that is only here.
-            seats = self.roster.over(state.header.namespace)
-            if not any(self._takes(seat, state.header, remembered=not rested) for seat in seats):
+            if not self._waits(state, remembered=not rested):
                 self.runs.forget(state.uid)
         for entry in self.book.retired(now, self._settings.history_ttl_s):
             try:

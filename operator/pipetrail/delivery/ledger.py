@@ -55,6 +55,16 @@ class Entry(Frozen, frozen=True):
         done = self.status.phase in ("Synced", "Failed", "Stopped", "Skipped")
         return done and self.status.reason != "TargetDeleted"  # a target of the same name resumes it
 
+    @property
+    def asked(self) -> bool:
+        """Someone asked for it to be sent again, and that was not heeded yet."""
+        return bool(self.resend) and self.resend != self.status.resent
+
+    @property
+    def repolicy(self) -> bool:
+        """The same, under the target's policy of today."""
+        return self.asked and self.resend.startswith(api.REPOLICY)
+
     def reopened(self, generation: str) -> bool:
         """An ``argo retry``: the run that was begun or delivered in one generation now runs, or has run, in another."""
         begun = self.status.generation if self.status.phase == "Synced" else self.spec.run.generation
@@ -72,11 +82,14 @@ class Ledger:
         self._kube = kube
         self._holder = holder
         self._namespaces = namespaces
+        self.read_at: dict[str, str] = {}
+        """The resourceVersion of each collection as :meth:`entries` read it: from there a watch tells the rest."""
 
     async def entries(self) -> AsyncIterator[Entry]:
         """All TrackedRuns that are ours to look after, page by page."""
         for path in collections(TRACKED_RUNS, "trackedruns", self._namespaces):
             async for page in self._kube.pages(path):
+                self.read_at[path] = str(page["metadata"].get("resourceVersion") or "")
                 for item in page.get("items", ()):
                     entry = decode(item)
                     if entry is not None:
@@ -200,12 +213,18 @@ def decode(body: Mapping[str, Any]) -> Entry | None:
             version=meta["resourceVersion"],
             spec=msgspec.convert(body["spec"], TrackedRunSpec),
             status=msgspec.convert(body.get("status") or {}, TrackedRunStatus),
-            resend=(meta.get("annotations") or {}).get(api.RESEND_ANNOTATION, ""),
+            resend=wish(meta.get("annotations")),
             uid=meta.get("uid") or "",
         )
     except (KeyError, TypeError, AttributeError, msgspec.ValidationError):
         return None
     return entry if _consistent(entry) else None
+
+
+def wish(annotations: Any) -> str:
+    """What a TrackedRun's annotations say of sending it again, as its status can repeat it; empty if nothing."""
+    said = annotations.get(api.RESEND_ANNOTATION) if isinstance(annotations, Mapping) else None
+    return said[: api.MAX_RESEND] if isinstance(said, str) else ""
 
 
 def _consistent(entry: Entry) -> bool:

@@ -11,6 +11,8 @@ import binascii
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final
 
+import msgspec
+
 from pipetrail import api, observe, targets
 from pipetrail.api import (
     Backend,
@@ -55,7 +57,7 @@ class Seat:
         self.made_of: tuple[Backend, tuple[str, ...]] | None = None  # what `target` was connected with
         self.courier: Courier | None = None
         self.version = ""
-        self.conditions: dict[str, Condition] = {}
+        self.conditions: dict[str, Condition] = {} if found.hold is None else {api.HELD: found.hold}
         self.counts = SyncCounts()
         self.written: TargetStatus | None = None
         self.stir = asyncio.Event()
@@ -70,6 +72,16 @@ class Seat:
     def spec(self) -> TargetSpec:
         """What it asks for."""
         return self.found.spec
+
+    @property
+    def hold(self) -> Condition | None:
+        """Why runs of its that are gone are not closed; null if none are held."""
+        return self.conditions.get(api.HELD)
+
+    @property
+    def close_confirmed(self) -> bool:
+        """Someone confirmed that what is held now is to be closed."""
+        return self.hold is not None and self.found.confirmed == self.hold.last_transition_time
 
     @property
     def ready(self) -> bool:
@@ -122,6 +134,15 @@ class Roster:
         seat.courier = seat.trouble = None
         seat.stir.set()
         return True
+
+    def confirms(self, found: api.FoundTarget) -> bool:
+        """True if someone confirmed, on the edit of a target that we know, that what is held is to be closed."""
+        seat = self._seats.get(found.ref)
+        if seat is None or (found.uid, found.generation) != (seat.found.uid, seat.found.generation):
+            return False
+        before = seat.close_confirmed
+        seat.found = msgspec.structs.replace(seat.found, confirmed=found.confirmed)
+        return seat.close_confirmed and not before
 
     def _seated(self, found: api.FoundTarget) -> Seat:
         seat: Seat
@@ -185,6 +206,22 @@ class Roster:
         """Show how many runs are where (the caller asks for this at most every 30 s)."""
         seat.counts = counts
         await self._show(seat)
+
+    async def hold(self, seat: Seat, message: str) -> None:
+        """Say on a target that runs of its that are gone are not closed; with an empty `message`: that this is over."""
+        before = seat.hold
+        if message:
+            seat.conditions[api.HELD] = condition(api.HELD, "True", api.HELD, message, seat.found.generation, before)
+        elif before is not None:
+            del seat.conditions[api.HELD]
+        if bool(message) != (before is not None):
+            observe.log().warning("orphans", target=str(seat.ref), held=bool(message), cause=message)
+            if message:
+                await self._event(seat, "Warning", api.HELD, message)
+            else:
+                await self._event(seat, "Normal", "MassOrphanGuardLifted", "no runs of this target are held any more")
+        if seat.hold != before:
+            await self._show(seat)
 
     async def _serve(self, seat: Seat) -> None:
         lane = asyncio.create_task(seat.lane.run(), name=f"lane {seat.ref}")

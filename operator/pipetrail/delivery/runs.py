@@ -1,10 +1,12 @@
 """What we remember of runs that are not settled: identity, facts of their pods, and how far each delivery is.
 
 A body is kept only where it can't be read again: of a run that was deleted. All else is read from the API server when
-its turn comes, so a waiting run costs little whatever its size.
+its turn comes. What a run that has ended and waits still needs to know is packed (:meth:`RunState.rest`), so that it
+costs little whatever its size.
 """
 
 import asyncio
+import pickle
 import zlib
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -12,7 +14,7 @@ from typing import Any, Final
 
 import msgspec
 
-from pipetrail.api import TargetRef
+from pipetrail.api import GROUP, TargetRef
 from pipetrail.capture import FileCache
 from pipetrail.delivery.courier import Progress
 from pipetrail.delivery.metadata import Said
@@ -22,26 +24,110 @@ MAX_STRAYS: Final = 1000
 """Pods and results whose run we have not seen yet (their watch was faster); the oldest go first."""
 
 
+MAX_PACKED_BYTES: Final = 1536
+"""Of what a resting run knows; more of it only where its pods alone take more."""
+
+
+class _Details:
+    """What is looked at while a run is worked on."""
+
+    __slots__ = ("asked_for", "facts", "files", "said")
+
+    def __init__(self, facts: argo.RunFacts, files: FileCache, asked_for: set[str]) -> None:
+        self.facts = facts
+        self.files = files
+        self.asked_for = asked_for  # attempts whose pods were asked for by name, because no event had told of them
+        self.said = Said()  # by KFP's metadata store
+
+
 class RunState:
     """One run that some target may still want something of."""
 
+    __slots__ = (
+        "_capturing", "_details", "api_failures", "buried_at", "edition", "facts_known", "header", "last_body", "lost",
+        "met_at", "progress", "settled_at", "stirred_at",
+    )  # fmt: skip
+
     def __init__(self, header: argo.Header) -> None:
         self.header = header
-        self.facts = argo.RunFacts()
-        self.asked_for: set[str] = (
-            set()
-        )  # attempts whose pods were asked for by name, because no event had told of them
         self.edition = 0  # grows with each news, so that a record made before it is told apart
-        self.files = FileCache()
-        self.said = Said()  # by KFP's metadata store
         self.progress: dict[TargetRef, Progress] = {}
-        self.capturing = asyncio.Lock()  # one capture at a time: what `files` says afterwards is of that one
         self.lost: set[TargetRef] = set()  # claims that someone else took: what they made is looked up first
         self.last_body: bytes | None = None
+        self.buried_at = 0.0  # loop time, where there is a last body
         self.facts_known = True
         self.api_failures = 0  # in a row
         self.met_at = asyncio.get_running_loop().time()
+        self.stirred_at = self.met_at  # when it last had news or was worked on
         self.settled_at: float | None = None
+        self._details: _Details | bytes = _Details(argo.RunFacts(), FileCache(), set())
+        self._capturing: asyncio.Lock | None = None
+
+    @property
+    def facts(self) -> argo.RunFacts:
+        """What pods and task results told."""
+        return self._awake().facts
+
+    @facts.setter
+    def facts(self, facts: argo.RunFacts) -> None:
+        self._awake().facts = facts
+
+    @property
+    def files(self) -> FileCache:
+        """What was fetched."""
+        return self._awake().files
+
+    @property
+    def said(self) -> Said:
+        """What KFP's metadata store said."""
+        return self._awake().said
+
+    @property
+    def asked_for(self) -> set[str]:
+        """Attempts whose pods were asked for by name."""
+        return self._awake().asked_for
+
+    @property
+    def capturing(self) -> asyncio.Lock:
+        """One capture at a time: what `files` says afterwards is of that one."""
+        if self._capturing is None:
+            self._capturing = asyncio.Lock()
+        return self._capturing
+
+    @property
+    def awake(self) -> bool:
+        """False while it rests."""
+        return not isinstance(self._details, bytes)
+
+    def rest(self) -> None:
+        """Hold little, until there is news or its turn comes. Nobody may be working on it.
+
+        Pods stay, for theirs may be gone. What was fetched and what results told stays if it is small: else files are
+        fetched again, and of a run that has ended the nodes hold the results.
+        """
+        if isinstance(self._details, bytes):
+            return
+        facts, files, asked = self._details.facts, self._details.files, self._details.asked_for
+        pods_alone = msgspec.structs.replace(facts, results={})
+        for kept in ((facts, files, asked), (pods_alone, files, asked), (pods_alone, FileCache(), asked)):
+            packed = zlib.compress(pickle.dumps(kept, pickle.HIGHEST_PROTOCOL), 6)
+            if len(packed) <= MAX_PACKED_BYTES:
+                break
+        self._details = packed
+        self._capturing = None
+        ours = {k: v for k, v in self.header.annotations.items() if k.startswith(f"{GROUP}/")}
+        self.header = msgspec.structs.replace(self.header, annotations=ours)  # a body is read before it is decided on
+
+    def stir(self) -> None:
+        """There is news of it, or it is worked on."""
+        self.stirred_at = asyncio.get_running_loop().time()
+
+    def _awake(self) -> _Details:
+        self.stir()
+        if isinstance(self._details, bytes):
+            # Packed by us, in this process: nobody else's bytes are ever read so.
+            self._details = _Details(*pickle.loads(zlib.decompress(self._details)))  # noqa: S301
+        return self._details
 
     @property
     def id(self) -> tuple[str, str]:
@@ -55,6 +141,8 @@ class RunState:
 
     def bury(self, body: Mapping[str, Any]) -> None:
         """The run was deleted: its last body is all that there will ever be."""
+        if self.last_body is None:
+            self.buried_at = asyncio.get_running_loop().time()
         self.last_body = zlib.compress(msgspec.json.encode(body), 1)
         self.facts = self.facts.gone()
         self.edition += 1
@@ -106,6 +194,7 @@ class Runs:
             for key in [k for k in self._strays if k[:2] == (header.namespace, header.uid)]:
                 _add(state, self._strays.pop(key))
         state.header = header
+        state.stir()
         return state
 
     def add(self, owner_uid: str, fact: argo.PodFacts | argo.ResultFacts, identity: str) -> RunState | None:

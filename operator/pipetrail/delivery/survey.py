@@ -3,28 +3,30 @@
 kopf reports no deletion that happened while a list was being read again, and nothing at all while the process was
 away. So at the start, every 10 minutes, after each restart of the watches and when a target appears, all Workflows'
 metadata is listed: a run that changed is offered, one that is missing is asked for by name, and closed if it is gone.
+Unless too many are gone at once (:mod:`pipetrail.delivery.orphans`).
 """
 
 import asyncio
 import datetime as dt
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence, Set
 
 from pipetrail import observe
 from pipetrail.api import TargetRef
 from pipetrail.delivery import ledger as ledgers
+from pipetrail.delivery import orphans as orphanage
 from pipetrail.delivery.book import Book, RunId
 from pipetrail.delivery.courier import Progress
 from pipetrail.delivery.ledger import MAX_TEXT, Entry, Ledger, Lost
 from pipetrail.delivery.roster import Roster, Seat
 from pipetrail.delivery.runs import Runs, RunState
 from pipetrail.kube import ARGO, ApiError, Kube, KubeError, collections
-from pipetrail.readers import argo as objects
 from pipetrail.sources import argo
 from pipetrail.targets.target import Refused, TargetError, TrackerRun
 
-MAX_DEAD_LETTERS = 50  # looked at in one pass
 SETTLE_S = 2.0  # one survey for a burst of reasons
 AGAIN_S = 10.0
+HELD_EVERY_S = 60.0  # while runs are held: they may come back any moment
 GONE_S = 15.0
 """A run that is missing is given this long for its DELETED event, whose last body is worth more than knowing soon."""
 
@@ -35,7 +37,7 @@ class Survey:
     def __init__(
         self, kube: Kube, ledger: Ledger, book: Book, runs: Runs, roster: Roster,
         takers: Callable[[argo.Header], list[Seat]], offer: Callable[[RunState], None], namespaces: Sequence[str] = (),
-        *, cluster: str,
+        *, cluster: str, has_copy: Callable[[str], bool] = lambda _uid: False,
     ) -> None:  # fmt: skip
         self._kube = kube
         self._namespaces = namespaces
@@ -47,9 +49,14 @@ class Survey:
         self._offer = offer
         self.gone_s = GONE_S
         self._cluster = cluster
+        self._has_copy = has_copy
+        self.told: Callable[[], bool] = lambda: True
+        """Have the watches told all that they missed? Until then a last body may still come."""
+        self.held = 0
+        """Runs that are gone and not closed, because too many went at once."""
+        self._timer: asyncio.TimerHandle | None = None
         self._missing: dict[RunId, float] = {}  # since when
         self._unanswered: set[TargetRef] = set()  # targets that failed a call in this pass: one is enough
-        self._dead_letter = 0  # where the next look at dead letters begins
         self.due = asyncio.Event()
         self.passes = 0
         """How many came to their end."""
@@ -64,39 +71,73 @@ class Survey:
                 await self.once()
             except KubeError as error:
                 observe.log().warning("survey failed", cause=str(error))
-                asyncio.get_running_loop().call_later(AGAIN_S, self.due.set)
+                self._again(AGAIN_S)
             except Exception as error:  # noqa: BLE001  deliveries go on without a survey; it is said, and tried again
                 observe.count("handler_errors")
                 observe.log().error("survey failed", error=observe.where(error))
-                asyncio.get_running_loop().call_later(AGAIN_S, self.due.set)
+                self._again(AGAIN_S)
+
+    def _again(self, after_s: float) -> None:
+        """Survey once more after `after_s`, or sooner if that is to be already."""
+        loop = asyncio.get_running_loop()
+        if self._timer is not None and loop.time() < self._timer.when() <= loop.time() + after_s:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = loop.call_later(after_s, self.due.set)
 
     async def once(self) -> None:
         """One pass. A list that fails ends it: nothing is taken for missing that could not be listed."""
-        began = asyncio.get_running_loop().time()
-        listed: set[str] = set()
+        began = _now()
         self._unanswered.clear()
+        listed, complete = await self._list()
+        for missing in [m for m in self._missing if m[1] in listed or not self._known(m)]:
+            del self._missing[missing]
+        absent = self._absent(listed, began)
+        for run in absent:
+            self._missing.setdefault(run, began)
+        if complete:
+            for entry in self._book.all():
+                if entry.spec.run.uid not in listed:
+                    self._book.gone((entry.namespace, entry.spec.run.uid), began)
+        if self.told():
+            await self._part_with(absent, complete=complete)
+        self.passes += 1
+        if any(since >= began for since in self._missing.values()) or (absent and not self.told()):
+            self._again(self.gone_s)
+        elif any(seat.hold is not None for seat in self._roster.seats()):
+            self._again(HELD_EVERY_S)
+
+    async def _list(self) -> tuple[set[str], bool]:
+        """Uids of all runs that stand; false if there are no Workflows here at all, so that nothing can be missing."""
+        listed: set[str] = set()
         try:
             for path in collections(ARGO, "workflows", self._namespaces):
                 async for page in self._kube.pages(path, metadata_only=True):
                     for item in page.get("items", ()):
                         listed.add(self._compare(argo.header(item)))
         except ApiError as error:
-            if error.status != 404:  # Argo's CRDs are not installed: there are no runs
+            if error.status != 404:
                 raise
-        for missing in [m for m in self._missing if m[1] in listed or not self._known(m)]:
-            del self._missing[missing]
+            return listed, False  # Argo's CRDs are not installed, or not for the moment
+        return listed, True
+
+    def _absent(self, listed: Set[str], began: float) -> dict[RunId, str]:
+        """Runs that we know and that were not listed, by name; not those that were met since, or are kept elsewhere."""
+        found: dict[RunId, str] = {}
         for state in self._runs.all():
             if state.uid not in listed and state.last_body is None and state.met_at < began:
-                await self._confirm_gone(state.header.namespace, state.header.name, state.uid)
+                found[state.id] = state.header.name
         for entry in self._book.all():
             uid = entry.spec.run.uid
-            if uid not in listed:
-                self._book.gone((entry.namespace, uid), began)
-                if not entry.settled and self._runs.get(uid) is None:
-                    await self._confirm_gone(entry.namespace, entry.spec.run.name, uid)
-        self.passes += 1
-        if any(since >= began for since in self._missing.values()):
-            asyncio.get_running_loop().call_later(self.gone_s, self.due.set)
+            if uid not in listed and not entry.settled and self._runs.get(uid) is None:
+                found[entry.namespace, uid] = entry.spec.run.name
+        return {run: name for run, name in found.items() if not self._has_copy(run[1])}
+
+    def _over(self, run: RunId) -> bool:
+        """It has had its time, and nobody is sending it: what was read before it went is on its way."""
+        busy = any(seat.lane.working(run[1]) for seat in self._roster.seats())
+        return not busy and _now() - self._missing[run] >= self.gone_s
 
     async def stuck(self) -> None:
         """Pods that run although their main container has ended: only they tell of an OOM that killed Argo's executor.
@@ -119,33 +160,6 @@ class Survey:
                     self._runs.add(state.uid, pod, pod.uid)
                     if state.facts != before:
                         self._offer(state)
-
-    async def dead_letters(self) -> None:
-        """Failed TrackedRuns that someone annotated (to send them again) or deleted (to start over)."""
-        failed = [entry for entry in self._book.all() if entry.status.phase == "Failed"]
-        begin = self._dead_letter if self._dead_letter < len(failed) else 0
-        self._dead_letter = begin + MAX_DEAD_LETTERS
-        for entry in failed[begin : begin + MAX_DEAD_LETTERS]:
-            there = await self._ledger.again(entry)
-            if there is not None and there.resend in ("", entry.resend):
-                continue
-            run = entry.spec.run
-            if there is None:
-                self._book.drop(entry)
-            else:
-                observe.log().info("resend", run=f"{entry.namespace}/{run.name}", target=str(entry.spec.target))
-                self._book.add(
-                    await self._ledger.write(there, phase="Pending", reason="", message="asked to send again")
-                )
-            state = self._runs.get(run.uid)
-            if state is None:
-                header = argo.header(await objects.workflow(self._kube, entry.namespace, run.name))
-                if header.uid != run.uid:
-                    continue  # its object is gone: what was not delivered can't be read again
-                state = self._runs.upsert(header)
-                state.facts_known = False
-            state.progress.pop(entry.spec.target, None)
-            self._offer(state)
 
     def _compare(self, header: argo.Header) -> str:
         self._book.stands((header.namespace, header.uid))
@@ -171,31 +185,65 @@ class Survey:
     def _known(self, run: RunId) -> bool:
         return self._runs.get(run[1]) is not None or bool(self._book.unsettled(run))
 
-    async def _confirm_gone(self, namespace: str, name: str, uid: str) -> None:
-        """Missing means a GET that says 404 or another uid; then what is open is closed as killed."""
-        missing = (namespace, uid)
+    async def _part_with(self, absent: Mapping[RunId, str], *, complete: bool) -> None:
+        """Close what is gone for good, unless so much is gone at once that it looks like a mishap: then hold.
+
+        Missing means a GET that says 404 or another uid. Of many that are absent no more are asked for than it takes
+        to know that they are too many.
+        """
+        over = {run: name for run, name in absent.items() if self._over(run)}
+        unsettled = {(e.namespace, e.spec.run.uid) for e in self._book.all() if not e.settled}
+        bearable, gone = orphanage.bearable(len(unsettled)), set[RunId]()
+        for run in over.keys() & unsettled:
+            if len(gone) > bearable:
+                break
+            if await self._gone(run, over[run]):
+                gone.add(run)
+        await self._hold(absent.keys() & unsettled, complete=complete, too_many=len(gone) > bearable or not complete)
+        closed = False
+        for run, name in over.items():
+            free = [entry for entry in self._book.unsettled(run) if not self._keeps(entry)]
+            if (run in unsettled and not free) or not (run in gone or await self._gone(run, name)):
+                continue
+            for entry in free:
+                await self._close(entry)
+                closed = True
+            if self._runs.get(run[1]) is not None and not self._book.unsettled(run):
+                self._runs.forget(run[1])
+        if closed and any(seat.hold is not None for seat in self._roster.seats()):
+            self._again(AGAIN_S)  # to see what is still held
+
+    async def _hold(self, orphans: Set[RunId], *, complete: bool, too_many: bool) -> None:
+        """Have each target hold its orphans, if they are too many or it held some already, until there are none."""
+        over = [run for run in orphans if self._over(run)]
+        concerned = Counter(entry.spec.target for run in orphans for entry in self._book.unsettled(run))
+        held = {entry.spec.target for run in over for entry in self._book.unsettled(run)} if too_many else set()
+        for seat in self._roster.seats():
+            count = concerned[seat.ref]
+            holds = seat.ref in held or (count > 0 and seat.hold is not None)
+            await self._roster.hold(seat, orphanage.message(seat.ref, count, complete=complete) if holds else "")
+        self.held = sum(any(self._keeps(e) for e in self._book.unsettled(run)) for run in orphans)
+
+    def _keeps(self, entry: Entry) -> bool:
+        """Its target's orphans are held, and nobody has confirmed that they are to be closed."""
+        seat = self._roster.get(entry.spec.target)
+        return seat is not None and seat.hold is not None and not seat.close_confirmed
+
+    async def _gone(self, run: RunId, name: str) -> bool:
+        """The API server says that the run is not there, and no last body came after all."""
+        namespace, uid = run
         try:
             body = await self._kube.get(f"{ARGO}/namespaces/{namespace}/workflows/{name}")
             if argo.header(body).uid == uid:
-                self._missing.pop(missing, None)
-                return
+                self._missing.pop(run, None)
+                return False
         except ApiError as error:
             if error.status != 404:
-                return
+                return False
         except KubeError:
-            return
+            return False
         state = self._runs.get(uid)
-        if state is not None and state.last_body is not None:
-            return  # its DELETED event, with the last body, came after all
-        now = asyncio.get_running_loop().time()
-        if now - self._missing.setdefault(missing, now) < self.gone_s:
-            return
-        if any(seat.lane.working(uid) for seat in self._roster.seats()):
-            return  # it was read before it went, and is on its way
-        for entry in self._book.unsettled(missing):
-            await self._close(entry)
-        if state is not None and not self._book.unsettled(missing):
-            self._runs.forget(uid)
+        return state is None or state.last_body is None
 
     async def _close(self, entry: Entry) -> None:
         run = entry.spec.run
@@ -240,3 +288,7 @@ class Survey:
             observe.log().warning("not closed yet", run=entry.spec.run.name, target=target, cause=str(error))
             return False
         return True
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
