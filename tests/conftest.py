@@ -10,6 +10,7 @@ from collections import Counter, defaultdict
 
 import pytest
 import structlog
+from hypothesis import settings
 from tests.named import unshown
 
 TIERS = ("unit", "mlflow", "api", "node")
@@ -22,6 +23,10 @@ SEES = {
 # pytest-asyncio saves "the current loop" before it sets its own; where there is none Python 3.11 makes one that nobody
 # closes, which is a warning and so an error. Having said that there is none, none is made.
 asyncio.set_event_loop(None)
+
+# How long an example takes says how busy the machine is; a test that means a bound names it.
+settings.register_profile("any machine", deadline=None)
+settings.load_profile("any machine")
 
 IN_CI = os.environ.get("CI", "").lower() in ("1", "true", "yes")
 
