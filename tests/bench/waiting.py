@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from tests.bench import objects
-from tests.bench.child import memory_mb
+from tests.bench.child import memory_mb, running
 from tests.bench.place import Place
 from tests.bench.table import Row
 from tests.real.mlflow import free_port
@@ -20,8 +20,15 @@ QUEUED: Final = 'pipetrail_queue_runs{target="dead"'
 
 
 async def measure(place: Place) -> list[Row]:
-    """Runs end one after another, as fast as the API server takes them, and nothing answers at the target's address."""
+    """Runs end one after another, as fast as the API server takes them, and nothing answers at the target's address.
+
+    Those have no pods. What runs hold that have some is measured in a process without an API server.
+    """
     n = SHORT if place.short else RUNS
+    with running("waiting_child", str(n), env=place.environment, log=place.folder / "waiting.log") as child:
+        place.say(f"waiting: {n} recorded runs of six pods")
+        await objects.until("all are taken in", lambda: int(child.ask()["taken"]) == n, within_s=900)
+        alone = memory_mb(child.pid)
     await objects.remove(place.kube, place.namespace, await objects.count(place.kube, place.namespace))
     await place.stage.target("dead", f"http://127.0.0.1:{free_port()}")
     port = free_port()
@@ -49,6 +56,11 @@ async def measure(place: Place) -> list[Row]:
     if seen and listed:
         note = f"now {seen[1]:.0f} MB; after a restart {listed[0]:.0f} MB, now {listed[1]:.0f} MB"
     return [
+        Row(
+            name="waiting-pods", what=f"peak RSS, {n:,} runs of six pods that wait, recorded".replace(",", " "),
+            budget=250, unit="MB", strict=True, measured=alone and alone[0],
+            note="needs /proc" if alone is None else "without connections",
+        ),
         Row(
             name="waiting", what=f"peak RSS, {n:,} runs waiting for a dead tracker".replace(",", " "), budget=250,
             unit="MB", strict=True, measured=worst, note=note,
