@@ -96,6 +96,13 @@ def test_without_a_kubeconfig_one_sentence_says_what_to_set(tmp_path, verb):
         (["replay", ".", "--speed", "0"], "write a number above 0"),
         (["record", "x", "-o", "."], "is not empty"),
         (["crds", "--write", "/dev/null/x"], "Not a directory"),
+        (["resend"], "name one run, or give --selector or --all"),
+        (["resend", "x", "--all"], "name one run, or give --selector or --all"),
+        (["resend", "--all", "--phase", "Lost"], "'Lost' is not one of Pending, Tracking, Synced, Failed"),
+        (["resend", "x", "--phase", "Failed"], "a run that is named is sent"),
+        (["resend", "--all", "-A", "-n", "team-a"], "without -n"),
+        (["confirm-close", "mlflow", "--all"], "name targets, or give --all"),
+        (["confirm-close", "mlflow", "-A"], "without -n and without names"),
     ],
 )
 def test_a_wrong_command_line_is_refused(args, said):
