@@ -53,8 +53,9 @@ async def test_a_run_that_ends_and_is_deleted_while_the_operator_is_away_for_les
     assert lone_operator.lines("lost") == []
 
 
-async def test_a_run_whose_deletion_was_seen_but_not_delivered_arrives_whole_after_a_kill(
-    stage: Stage, lone_operator: Operator, before_mlflow: Proxy, tracker: Server
+@pytest.mark.parametrize("end", ["kill -9", "SIGTERM"])
+async def test_a_run_whose_deletion_was_seen_but_not_delivered_arrives_whole_after_a_restart(
+    stage: Stage, lone_operator: Operator, before_mlflow: Proxy, tracker: Server, end: str
 ) -> None:
     await starts(lone_operator)
     await stage.target("mlflow", before_mlflow.url, delivery=QUICK, capture={"stdout": "On"})
@@ -70,7 +71,10 @@ async def test_a_run_whose_deletion_was_seen_but_not_delivered_arrives_whole_aft
     await stage.play("loop-retry", run="later", speed=40)  # the watch's version goes on past the deletion
     for _ in range(2):
         await _renewed(stage)
-    lone_operator.kill()
+    if end == "SIGTERM":
+        assert await asyncio.to_thread(lone_operator.stop) == 0
+    else:
+        lone_operator.kill()
     before_mlflow.decide = lambda _seen: Pass()
     await starts(lone_operator)
     await stage.reaches("run", "Synced")

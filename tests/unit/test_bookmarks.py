@@ -93,6 +93,19 @@ async def test_what_has_waited_for_longer_than_the_server_remembers_holds_nothin
     assert marks.versions() == {RUNS: "8"}
 
 
+async def test_who_ends_leaves_what_was_true_before_its_targets_were_let_go() -> None:
+    watches = Watches()
+    marks = watches.marks({RUNS: "5"})
+    await later()
+    watches.waiting = [now()]
+    await later()
+    marks.freeze()
+    watches.waiting = []
+    watches.pulses = [pulse("8")]
+    await later()
+    assert bookmarks.read(marks.annotations()) == {RUNS: "5"}
+
+
 async def test_more_than_an_annotation_holds_is_not_kept() -> None:
     watches = Watches()
     watches.pulses = [pulse("7", f"/apis/argoproj.io/v1alpha1/namespaces/{n:063}/workflows") for n in range(1000)]

@@ -72,11 +72,12 @@ async def run(settings: Settings, *, context: str | None = None, stop: asyncio.E
                     watches = Watches(
                         settings, context, dispatch, kinds, start_at=saved, known_at=dispatch.ledger_read_at
                     )
+                    marks = Bookmarks(saved, watches.pulses, dispatch.waiting_since_deleted)
                     if lease is not None:
-                        lease.leave = Bookmarks(saved, watches.pulses, dispatch.waiting_since_deleted).annotations
+                        lease.leave = marks.annotations
                     dispatch.survey.told = watches.told
                     health.dispatch, health.watches = dispatch, watches
-                    await _operate(kube, settings, dispatch, watches, [ending, *holding])
+                    await _operate(kube, settings, dispatch, watches, marks, [ending, *holding])
                 for task in holding:  # if it ended, that is why we end
                     if task.done():
                         task.result()
@@ -91,8 +92,9 @@ async def run(settings: Settings, *, context: str | None = None, stop: asyncio.E
 
 
 async def _operate(
-    kube: Kube, settings: Settings, dispatch: Dispatch, watches: Watches, ending: Sequence[asyncio.Task[Any]]
-) -> None:
+    kube: Kube, settings: Settings, dispatch: Dispatch, watches: Watches, marks: Bookmarks,
+    ending: Sequence[asyncio.Task[Any]],
+) -> None:  # fmt: skip
     """Watch and deliver until one of `ending` is done (the first of them is a wish: what is under way may end)."""
     work = [
         asyncio.create_task(watches.run(), name="watches"),
@@ -109,6 +111,7 @@ async def _operate(
     for task in work:
         task.cancel()
     await asyncio.wait(work, timeout=ENDING_S)
+    marks.freeze()
     await dispatch.roster.close()
     for task in done - set(ending):
         task.result()

@@ -42,6 +42,11 @@ class Bookmarks:
         self._waiting = waiting
         self._known: deque[tuple[float, Versions]] = deque([(_now(), saved)])
         self._told = False
+        self._last: dict[str, str] | None = None
+
+    def freeze(self) -> None:
+        """From now on say what is true now: we are ending, and soon no target will be there to wait for."""
+        self._last = self.annotations()
 
     def versions(self) -> Versions:
         """From where the next process is to watch; of a watch that has not caught up yet, where it began."""
@@ -56,6 +61,8 @@ class Bookmarks:
 
     def annotations(self) -> dict[str, str]:
         """The same as the Lease carries it."""
+        if self._last is not None:
+            return self._last
         text = msgspec.json.encode(self.versions(), order="sorted").decode()
         if len(text) <= MAX_CHARS:
             return {ANNOTATION: text}
