@@ -108,6 +108,9 @@ async def operator(
                 capture=api.Capture(stdout="On"), redact=api.Redact(additional_keys=("wage",)),
             )  # fmt: skip
             dispatch.saw_target(api.FoundTarget(ref=REF, spec=spec), deleted=False)
+            seat = dispatch.roster.get(REF)
+            assert seat is not None
+            await until(lambda: seat.conditions)  # it was looked at
             working = asyncio.create_task(dispatch.keeper.run())
             try:
                 yield dispatch

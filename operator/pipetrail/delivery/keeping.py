@@ -39,7 +39,8 @@ KEEP_AFTER_S: Final = 5.0
 """How long a tracker has for a run that ended, before it is put aside."""
 KEEP_GONE_AFTER_S: Final = 1.0
 """The same where the object is gone. A target that is known to take nothing has no time at all."""
-AT_ONCE: Final = 2
+AT_ONCE: Final = 8
+"""Some of them may wait long for an artifact store that does not answer; the others must not."""
 AGAIN_S: Final = 60.0
 """When a run is looked at again whose copy lacks what could not be read, or was refused."""
 LOOK_EVERY_S: Final = 600.0
@@ -74,7 +75,8 @@ class Keeper:
         if state.only_kept:
             return
         seats = self._roster.over(state.header.namespace)
-        troubled = any(not seat.ready or seat.lane.breaker != "Closed" for seat in seats)
+        # A target that was not looked at yet, as after a start, is in no trouble that we know of.
+        troubled = any((not seat.ready and seat.conditions) or seat.lane.breaker != "Closed" for seat in seats)
         if not (state.last_body is not None or state.header.completed or state.header.deletion):
             if troubled and (state.lifetime is None or state.lifetime.pods_go):
                 self._queue.offer(state.uid, group=state.header.namespace, priority="Backfill")
