@@ -1,10 +1,14 @@
 """The operator's own settings: one file, flags override it (design §10). Nothing here belongs to a single target."""
 
+import re
 from typing import Final
 
 import msgspec
 
 DEFAULT_HISTORY_TTL_S: Final = 3600.0
+DEFAULT_OUTBOX_MAX: Final = "256Mi"
+_UNITS: Final = {"": 1, "Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30}
+_SIZE: Final = re.compile(r"([0-9]{1,15})(Ki|Mi|Gi)?B?")
 
 
 class Places(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="camel"):
@@ -28,6 +32,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     `lease` is the name of the Lease in `namespace` that one of several operators holds (empty: none, for an operator
     that is known to be alone), and `identity` who we are in it: who comes with the same one takes over at once.
     `listen` is the address of /healthz, /readyz and /metrics; empty means that nothing is served.
+
+    `outbox_max` is what finished records that wait for their trackers, and the TrackedRuns, may take of etcd. `outbox`
+    (``s3://bucket/prefix`` or ``file:///folder``) takes what is above it; empty: it is refused, and said.
     """
 
     cluster: str = ""
@@ -41,6 +48,24 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     identity: str = ""
     listen: str = ""
     history_ttl_s: float = DEFAULT_HISTORY_TTL_S
+    outbox: str = ""
+    outbox_max: str = DEFAULT_OUTBOX_MAX
+
+    def __post_init__(self) -> None:
+        size_bytes(self.outbox_max)  # a ValueError of it names the field to who loads a file
+
+    @property
+    def outbox_max_bytes(self) -> int:
+        """`outbox_max` in bytes."""
+        return size_bytes(self.outbox_max)
+
+
+def size_bytes(text: str) -> int:
+    """``256Mi``, ``256MiB`` or a number of bytes; raises :class:`ValueError` for anything else."""
+    match = _SIZE.fullmatch(text.strip())
+    if match is None:
+        raise ValueError(f"{text!r} is no size: write it like 256Mi or 1Gi")
+    return int(match[1]) * _UNITS[match[2] or ""]
 
 
 def load(data: bytes) -> Settings:

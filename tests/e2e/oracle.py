@@ -44,16 +44,22 @@ class Held(NamedTuple):
         return self.tags.get("pipetrail.key", "")
 
 
-async def wanted(kube: Kube, body: Any, tracked: Any, places: Places = PLACES, *, mlmd: str = "") -> Tree:
-    """The tracker runs of the Workflow `body` as MLflow can hold them."""
-    return fitted(await shaped(kube, body, tracked, places, mlmd=mlmd))
+async def wanted(
+    kube: Kube, body: Any, tracked: Any, places: Places = PLACES, *, mlmd: str = "",
+    facts: argo.RunFacts | None = None, cluster_target: bool = False,
+) -> Tree:  # fmt: skip
+    """The tracker runs of the Workflow `body` as MLflow can hold them; `facts` of its pods where these have gone."""
+    return fitted(await shaped(kube, body, tracked, places, mlmd=mlmd, facts=facts, cluster_target=cluster_target))
 
 
-async def shaped(kube: Kube, body: Any, tracked: Any, places: Places = PLACES, *, mlmd: str = "") -> Tree:
+async def shaped(
+    kube: Kube, body: Any, tracked: Any, places: Places = PLACES, *, mlmd: str = "",
+    facts: argo.RunFacts | None = None, cluster_target: bool = False,
+) -> Tree:  # fmt: skip
     """The tracker runs of `body`, a Workflow, under the policy that its TrackedRun pinned; `mlmd`: the operator's."""
     spec = msgspec.convert(tracked["spec"], api.TrackedRunSpec)
     header = argo.header(body)
-    facts = await objects.facts(kube, header)
+    facts = facts or await objects.facts(kube, header)
     cluster = spec.run.key.partition("/")[0]
     reader = LiveReader(kube, mlmd=mlmd)
     try:
@@ -63,7 +69,12 @@ async def shaped(kube: Kube, body: Any, tracked: Any, places: Places = PLACES, *
         await reader.close()
     record = redact.redact(captured, additional_keys=spec.policy.redact.additional_keys)
     return shape.shape(
-        record, spec.policy, places=places, cluster_target=False, attempt=spec.attempt, supersedes=spec.supersedes
+        record,
+        spec.policy,
+        places=places,
+        cluster_target=cluster_target,
+        attempt=spec.attempt,
+        supersedes=spec.supersedes,
     )
 
 

@@ -92,6 +92,8 @@ def test_without_a_kubeconfig_one_sentence_says_what_to_set(tmp_path, verb):
         (["run", "--log-level", "loud"], "'loud' is not one of"),
         (["run", "--log-format", "xml"], "'xml' is not one of"),
         (["run", "--config", "/nowhere"], "does not exist"),
+        (["run", "--outbox-max", "much"], "write it like 256Mi"),
+        (["run", "--outbox", "ftp://host/x"], "write it like s3://bucket/prefix"),
         (["replay", "/nowhere"], "does not exist"),
         (["replay", ".", "--speed", "0"], "write a number above 0"),
         (["record", "x", "-o", "."], "is not empty"),
@@ -117,6 +119,7 @@ def test_a_wrong_command_line_is_refused(args, said):
         ("a: [", "while parsing"),
         ("spec: {}", "unknown field `spec`"),
         ("historyTtlS: soon", "Expected `float`"),
+        ("outboxMax: much", "write it like 256Mi"),
         ("7", "Expected `object`"),
     ],
 )

@@ -14,9 +14,9 @@ from pipetrail import api
 from pipetrail.delivery import plan as plans
 from pipetrail.delivery.book import Book
 from pipetrail.delivery.courier import Courier, Progress
-from pipetrail.delivery.delivery import MEMO_POINTS, MEMO_RECORDS, Memo
 from pipetrail.delivery.lane import Limiter
 from pipetrail.delivery.ledger import Entry, Ledger
+from pipetrail.delivery.memo import MEMO_POINTS, MEMO_RECORDS, Memo
 from pipetrail.delivery.runs import Runs, RunState
 from pipetrail.kube import ApiError, Kube
 from pipetrail.readers import argo as objects

@@ -10,9 +10,22 @@ from tests.named import named
 from pipetrail import api, capture, kube, recording, recording_writer, settings
 from pipetrail.api import Delivery
 from pipetrail.controller import app, bookmarks, lease
-from pipetrail.delivery import courier, delivery, dispatch, lane, ledger, orphans, resend, roster, runs, survey
+from pipetrail.delivery import (
+    courier,
+    dispatch,
+    keeping,
+    lane,
+    ledger,
+    memo,
+    orphans,
+    outbox,
+    resend,
+    roster,
+    runs,
+    survey,
+)
 from pipetrail.formats import archives, points, stdout, tail, views
-from pipetrail.readers import live, logs, stores
+from pipetrail.readers import live, logs, overflow, stores
 from pipetrail.record import MAX_DIGITS
 from pipetrail.shape import facts, figures, names, note, selection
 from pipetrail.sources.argo import nodes, pods
@@ -115,6 +128,14 @@ PHRASES = [
     f"shown in full | {ledger.MAX_SHOWN_CHANGES},",
     f"partial entries shown | {ledger.MAX_SHOWN_PARTIAL} |",
     f"a message | {ledger.MAX_TEXT} characters",
+    f"{n(keeping.KEEP_AFTER_S)} s after its end, {n(keeping.KEEP_GONE_AFTER_S)} s where its object is gone",
+    f"a Secret | {size(outbox.CHUNK_BYTES)} of one copy",
+    f"a copy, unpacked | {size(outbox.MAX_UNPACKED_BYTES)}",
+    f"`--outbox-max`: {settings.DEFAULT_OUTBOX_MAX}.",
+    f"copies that are made at a time | {keeping.AT_ONCE} |",
+    f"tried again after {n(keeping.AGAIN_S)} s |",
+    f"at the start, then every {n(keeping.LOOK_EVERY_S)} s |",
+    f"`--outbox` names | {n(overflow.CALL_S)} s",
     f"for {n(settings.DEFAULT_HISTORY_TTL_S)} s after the run's object is gone",
     f"heeded at once, {resend.AT_ONCE} at a time; of its value {api.MAX_RESEND} characters",
     f"has ended and waits, after {n(dispatch.REST_AFTER_S)} s without news",
@@ -126,7 +147,7 @@ PHRASES = [
     f"for {n(dispatch.KEEP_SETTLED_S)} s those that are",
     f"{n(capture.FileCache.MAX)} files",
     f"has not been seen yet | {n(runs.MAX_STRAYS)},",
-    f"just made | {delivery.MEMO_RECORDS} |",
+    f"just made | {memo.MEMO_RECORDS} |",
     f"more than {size(stores._BIG)}, and archives",
     f"{n(live._MAX_SECRETS)}, for {n(live.SECRET_TTL_S)} s each",
     f"then every {n(app.SURVEY_EVERY_S)} s",

@@ -39,6 +39,8 @@ def test_the_install_guide_names_every_metric_and_no_other():
     gauges = {
         "pipetrail_orphans_held", "pipetrail_runs", "pipetrail_delivery_lag_seconds", "pipetrail_queue_runs",
         "pipetrail_target_ready", "pipetrail_breaker", "pipetrail_lease_held", "pipetrail_watch_silence_seconds",
+        "pipetrail_outbox_copies", "pipetrail_outbox_bytes", "pipetrail_outbox_max_bytes",
+        "pipetrail_tracked_runs_bytes",
     }  # fmt: skip
     assert named == ours | gauges
 

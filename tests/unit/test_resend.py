@@ -132,15 +132,11 @@ async def test_one_that_is_on_its_way_keeps_its_phase() -> None:
     assert [(s["phase"], s["resent"]) for s in cluster.written] == [("Tracking", WISH)]
 
 
-async def test_a_run_whose_object_is_gone_stays_as_it_is_and_says_so_unless_a_copy_was_kept() -> None:
+async def test_a_run_whose_object_is_gone_stays_as_it_is_and_says_so() -> None:
     cluster = Cluster(body(), workflow=False)
     async with operator(cluster) as (dispatch, _):
         assert await dispatch.resend.once("team", name())
         assert [(s["phase"], s["message"]) for s in cluster.written] == [("Failed", GONE)]
-        cluster.there[name()] = body(wish="again")
-        dispatch.has_copy = lambda uid: uid == "u"
-        assert await dispatch.resend.once("team", name())
-        assert waiting(dispatch) == 1
 
 
 async def test_a_run_whose_last_body_is_here_is_sent() -> None:

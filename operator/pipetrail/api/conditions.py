@@ -1,5 +1,7 @@
 """Every reason that a target's conditions give, what it means and what to do next. docs/conditions.md is this table.
 
+And what the outbox says of a run, on its TrackedRun and by an Event: :data:`OUTBOX`.
+
 Names follow Gateway API's habit (https://gateway-api.sigs.k8s.io/geps/gep-713/): a condition that holds gives its own
 name as the reason.
 """
@@ -239,6 +241,43 @@ REASONS: Final[Mapping[str, Reason]] = {
 }
 
 
+OUTBOX: Final[Mapping[str, Reason]] = {
+    "OutboxFull": Reason(
+        on=(),
+        means="The outbox and TrackedRuns take all that --outbox-max allows, so no copy of this run is kept.",
+        next_step="Raise --outbox-max, or name a store with --outbox. Nothing is lost while the run's object stands or "
+        "the operator runs; it is tried again every minute.",
+    ),
+    "OutboxForbidden": Reason(
+        on=(),
+        means="The operator may not create Secrets in its own namespace, or the API server takes no such Secret.",
+        next_step="Apply deploy/kustomize again: Role pipetrail-outbox gives the right.",
+    ),
+    "OutboxQuota": Reason(
+        on=(),
+        means="A ResourceQuota of the operator's namespace lets it make no more Secrets.",
+        next_step="Raise the quota, or name a store with --outbox and a lower --outbox-max.",
+    ),
+    "OutboxMissing": Reason(
+        on=(),
+        means="The namespace that --namespace names does not exist.",
+        next_step="Create it, or start the operator with --namespace and the name of its own.",
+    ),
+    "OutboxStoreFailed": Reason(
+        on=(),
+        means="The store that --outbox names does not take what is written to it.",
+        next_step="See to the bucket or folder and the operator's rights to it. It is tried again every minute.",
+    ),
+    "OutboxTorn": Reason(
+        on=(),
+        means="The copy of this run is not what was written: a chunk is missing, or its digest is another. It was not "
+        "sent. Where the run's object is gone too, the run is closed as killed and counted as lost.",
+        next_step="See who may write Secrets in the operator's namespace.",
+    ),
+}
+"""What may stand on a TrackedRun because of the outbox."""
+
+
 def to_markdown() -> str:
     """docs/conditions.md."""
     lines = [
@@ -254,4 +293,15 @@ def to_markdown() -> str:
         lines += [f"## {condition}", "", about, "", "| reason | means | next step |", "|---|---|---|"]
         lines += [f"| `{n}` | {r.means} | {r.next_step} |" for n, r in REASONS.items() if condition in r.on]
         lines.append("")
+    lines += [
+        "## The outbox",
+        "",
+        "What the operator puts aside while a tracker is away, and what it says of a run on its TrackedRun: as the",
+        "reason, and by an Event. `pipetrail_outbox_refused_total` counts the refusals by reason.",
+        "",
+        "| reason | means | next step |",
+        "|---|---|---|",
+        *(f"| `{n}` | {r.means} | {r.next_step} |" for n, r in OUTBOX.items()),
+        "",
+    ]
     return "\n".join(lines)

@@ -14,7 +14,7 @@ from pipetrail.kube import KubeError
 def run(
     config: Annotated[
         Path | None,
-        typer.Option(help="Settings file (YAML): cluster, namespace, places, lease, historyTtlS.", exists=True),
+        typer.Option(help="Settings file (YAML): cluster, namespace, places, lease, historyTtlS, outbox.", exists=True),
     ] = None,
     context: Annotated[
         str | None, typer.Option(help="kubeconfig context; default: in-cluster, else the current.")
@@ -66,6 +66,19 @@ def run(
             help="Who this operator is in its Lease; with the same one a restart need not wait. Default: host/pid."
         ),
     ] = None,
+    outbox_max: Annotated[
+        str | None,
+        typer.Option(
+            help="What finished records that wait for their tracker, and TrackedRuns, may take of etcd; default: 256Mi."
+        ),
+    ] = None,
+    outbox: Annotated[
+        str | None,
+        typer.Option(
+            help="Where records go beyond --outbox-max: s3://bucket/prefix (with the environment's AWS credentials) or "
+            "file:///folder; default: nowhere, they are refused and counted."
+        ),
+    ] = None,
     log_format: Annotated[
         Literal["auto", "json", "text"], typer.Option(help="auto: text on a terminal, else a JSON object a line.")
     ] = "auto",
@@ -92,6 +105,7 @@ def run(
     from pipetrail.controller import app
     from pipetrail.controller.health import address
     from pipetrail.controller.lease import TakenOver
+    from pipetrail.readers.overflow import OverflowStore
     from pipetrail.targets import addresses
 
     observe.configure(form=log_format, level=log_level)
@@ -108,7 +122,17 @@ def run(
         tensorboard_root=tensorboard_root or base.tensorboard_root,
         allow_addresses=tuple(allow_address or base.allow_addresses), listen=listen or base.listen,
         lease="" if no_lease else lease or base.lease, identity=identity or base.identity,
+        outbox=outbox or base.outbox,
     )  # fmt: skip
+    try:
+        chosen = msgspec.structs.replace(chosen, outbox_max=outbox_max or base.outbox_max)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--outbox-max") from None
+    try:
+        if chosen.outbox:
+            OverflowStore(chosen.outbox)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--outbox") from None
     try:
         addresses.networks(chosen.allow_addresses)
     except ValueError as error:

@@ -163,6 +163,7 @@ async def _ready(kube: Kube, dispatch: Dispatch, namespaces: Sequence[str]) -> K
     async for page in kube.pages("/api/v1/namespaces"):
         for item in page.get("items", ()):
             dispatch.saw_namespace(item, deleted=False)
+    await dispatch.keeper.resume()
     await _meet_targets(kube, dispatch, namespaces)
     return kinds
 
@@ -241,6 +242,7 @@ async def _drain(dispatch: Dispatch) -> None:
     dispatch.drain()
     end = asyncio.get_running_loop().time() + DRAIN_S
     while asyncio.get_running_loop().time() < end:
-        if not any(seat.ready and not seat.lane.idle for seat in dispatch.roster.seats()):
+        sending = any(seat.ready and not seat.lane.idle for seat in dispatch.roster.seats())
+        if not sending and dispatch.keeper.idle:
             return
         await asyncio.sleep(0.1)

@@ -15,6 +15,7 @@ from prometheus_client.registry import Collector
 
 from pipetrail import observe
 from pipetrail.controller.stream import Pulse
+from pipetrail.delivery.copies import PLACES
 from pipetrail.delivery.dispatch import Dispatch
 from pipetrail.record import Frozen
 
@@ -40,6 +41,11 @@ TOTALS: Final = (
     Total(name="failed", metric="pipetrail_dead_letters", help="Runs given up for a target: TrackedRuns made Failed."),
     Total(name="changes", metric="pipetrail_changes", help="Values that a tracker holds otherwise than the run did."),
     Total(name="lost", metric="pipetrail_lost", help="Runs whose end nobody could see: closed as killed."),
+    Total(
+        name="outbox_refused", metric="pipetrail_outbox_refused", labels=("reason",),
+        help="Finished records of which no copy could be kept, once a run and target.",
+    ),
+    Total(name="outbox_torn", metric="pipetrail_outbox_torn", help="Copies that were not what was written: not sent."),
     Total(name="doubles", metric="pipetrail_doubles_removed", help="Second tracker runs of a run, deleted again."),
     Total(name="watch_restarts", metric="pipetrail_watch_restarts", help="Watches that ended before their time."),
     Total(name="watch_lines_unread", metric="pipetrail_watch_unread", help="Watch events that could not be read."),
@@ -94,6 +100,7 @@ class Page(Collector):
                 "pipetrail_orphans_held", "Runs that are gone and not closed, as too many went at once.",
                 value=stand.dispatch.survey.held,
             )  # fmt: skip
+            yield from _outbox(stand.dispatch)
             yield from _targets(stand.dispatch)
 
 
@@ -151,6 +158,22 @@ def _runs(dispatch: Dispatch) -> Metric:
     for phase in PHASES:
         family.add_metric((phase,), phases[phase])
     return family
+
+
+def _outbox(dispatch: Dispatch) -> Iterator[Metric]:
+    copies = GaugeMetricFamily(
+        "pipetrail_outbox_copies", "Finished records that wait for their tracker.", labels=("place",)
+    )
+    size = GaugeMetricFamily("pipetrail_outbox_bytes", "What they take, packed.", labels=("place",))
+    for place in PLACES:
+        copies.add_metric((place,), dispatch.copies.count(place))
+        size.add_metric((place,), dispatch.copies.used_bytes(place))
+    yield copies
+    yield size
+    yield GaugeMetricFamily("pipetrail_tracked_runs_bytes", "What TrackedRuns take of etcd.", dispatch.book.bytes)
+    yield GaugeMetricFamily(
+        "pipetrail_outbox_max_bytes", "What copies in Secrets and TrackedRuns may take.", dispatch.copies.most_bytes
+    )
 
 
 def _targets(dispatch: Dispatch) -> Iterator[Metric]:

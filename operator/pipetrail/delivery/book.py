@@ -24,6 +24,8 @@ class Book:
         self._entries: dict[RunId, dict[TargetRef, Entry]] = {}
         self._gone_at: dict[RunId, float] = {}
         self._policies: dict[Policy, Policy] = {}  # few, and each is in thousands of entries
+        self.bytes = 0
+        """What these TrackedRuns take in etcd."""
 
     def add(self, entry: Entry) -> None:
         """Take in an entry; of several attempts the newest counts."""
@@ -31,6 +33,7 @@ class Book:
         known = mine.get(entry.spec.target)
         if known is None or known.spec.attempt <= entry.spec.attempt:
             mine[entry.spec.target] = self._sharing(entry)
+            self.bytes += entry.bytes - (known.bytes if known is not None else 0)
 
     def _sharing(self, entry: Entry) -> Entry:
         """`entry` with the policy that equal ones have: what is decoded has a copy of its own."""
@@ -47,7 +50,8 @@ class Book:
         """Forget an entry."""
         run = _run(entry)
         mine = self._entries.get(run, {})
-        mine.pop(entry.spec.target, None)
+        dropped = mine.pop(entry.spec.target, None)
+        self.bytes -= dropped.bytes if dropped is not None else 0
         if not mine:
             self._entries.pop(run, None)
 

@@ -2,23 +2,28 @@
 
 import asyncio
 import datetime as dt
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 import msgspec
 
 from pipetrail import api, capture, observe, policy, redact, shape
+from pipetrail.delivery import ledger as ledgers
 from pipetrail.delivery.book import Book
+from pipetrail.delivery.copies import Copies, Kept
 from pipetrail.delivery.courier import LOOK_AGAIN_S, Courier, Differs, Progress
 from pipetrail.delivery.lane import Done, Later, Verdict
 from pipetrail.delivery.ledger import Entry, Ledger
+from pipetrail.delivery.memo import Memo
 from pipetrail.delivery.metadata import certain
+from pipetrail.delivery.namespaces import Namespaces
+from pipetrail.delivery.recall import Found, Recall
 from pipetrail.delivery.roster import Seat
 from pipetrail.delivery.runs import RunState
-from pipetrail.kube import Kube
+from pipetrail.kube import Kube, KubeError
 from pipetrail.readers import Reader
 from pipetrail.readers import argo as objects
+from pipetrail.readers.overflow import OverflowFailed
 from pipetrail.record import Record
 from pipetrail.settings import Settings
 from pipetrail.sources import Reading, argo
@@ -26,31 +31,6 @@ from pipetrail.targets.target import TrackerRun, Tree
 
 OLD_RUN_S: Final = 60.0
 """A run that is older than this when we first write its intent may have been recorded before: look first."""
-MEMO_RECORDS: Final = 64
-MEMO_POINTS: Final = 100_000
-
-
-class Memo:
-    """The newest record of a few runs, for their other targets of the same policy. Bounded in records and points."""
-
-    def __init__(self) -> None:
-        self._made: OrderedDict[tuple[str, str], tuple[tuple[str, int], Record, int]] = OrderedDict()
-        self._points = 0
-
-    def get(self, uid: str, policy: str, moment: tuple[str, int]) -> Record | None:
-        """The record of the run as it was at `moment` (version, edition), if that is the one we have."""
-        made = self._made.get((uid, policy))
-        return made[1] if made is not None and made[0] == moment else None
-
-    def put(self, uid: str, policy: str, moment: tuple[str, int], record: Record) -> None:
-        """Keep `record` instead of an earlier one; the oldest go."""
-        _, _, before = self._made.pop((uid, policy), (moment, record, 0))
-        points = sum(len(step.points) for step in record.steps)
-        self._made[uid, policy] = (moment, record, points)
-        self._points += points - before
-        while len(self._made) > MEMO_RECORDS or (self._points > MEMO_POINTS and self._made):
-            _, (_, _, gone) = self._made.popitem(last=False)
-            self._points -= gone
 
 
 class Deliveries:
@@ -58,8 +38,8 @@ class Deliveries:
 
     def __init__(
         self, kube: Kube, ledger: Ledger, reader: Reader, settings: Settings, cluster: str, *,
-        book: Book, decide: Callable[[Seat, argo.Header], policy.Decision],
-        learn: Callable[[argo.Header], Awaitable[None]], vanished: Callable[[], None],
+        book: Book, copies: Copies, namespaces: Namespaces, decide: Callable[[Seat, argo.Header], policy.Decision],
+        learn: Callable[[argo.Header], Awaitable[None]], vanished: Callable[[], None], recall: Recall,
     ) -> None:  # fmt: skip
         self._kube = kube
         self._ledger = ledger
@@ -67,6 +47,9 @@ class Deliveries:
         self._settings = settings
         self._cluster = cluster
         self._book = book
+        self._copies = copies
+        self._recall = recall
+        self._namespaces = namespaces
         self._decide = decide
         self._learn = learn
         self._vanished = vanished
@@ -79,29 +62,14 @@ class Deliveries:
         if entry is not None and entry.repolicy and entry.settled:
             return await self._repolicied(seat, state, entry)
         if entry is not None and entry.settled and not reopened and not _unfinished(seat, state, entry):
-            return _rest(state)
-        if entry is None:
-            await self._learn(state.header)  # a run whose template opts out is not even read
-        pinned = self._pinned(seat, state, entry)
-        reading = None if pinned is None else await self._read(state)
-        if entry is None and reading is not None:
-            await self._learn(state.header)
-            pinned = self._pinned(seat, state, entry)  # the survey knew its metadata alone
-        if pinned is None or reading is None:
-            return Done()
-        if entry is None and (left := policy.tracked_already(reading.record, seat.spec)) is not None:
-            observe.log().debug("left", run=run_name(state), target=str(seat.ref), rule=left.rule, why=left.why)
-            return Done()
-        outcome = reading.record.outcome
-        if reading.record.started is None and not outcome.settled:
-            return Done()  # a tracker fixes a run's start when it is made, so we wait until it has one
-        if reopened and not outcome.settled:
-            return Done()  # whether a retried run changes what was delivered is known when it has ended
-        record, again = await self._record(state, reading, pinned)
-        progress = state.progress.get(seat.ref)
-        if progress is None:
-            progress = state.progress[seat.ref] = await self._begin(seat, state, entry, pinned, record)
-        waits = again and progress.missing_for_s() < api.seconds(seat.spec.delivery.max_elapsed)
+            return await self._rest(seat, state)
+        found = await self.find(seat, state)
+        if found is None:
+            kept = state.only_kept and self._copies.of(state.id, seat.ref) is not None
+            return Later(after_s=0.05, trouble=False) if kept else Done()  # it was put aside while we looked
+        record = found.record
+        progress = await self.begun(seat, state, found)
+        waits = found.again and progress.missing_for_s() < api.seconds(seat.spec.delivery.max_elapsed)
         try:
             tree = self._tree(seat, progress.entry, certain(record) if waits else record)
             settled = await courier.deliver(progress, tree, record, reopened=reopened, waits=waits)
@@ -120,7 +88,49 @@ class Deliveries:
             return Later(after_s=0.05, trouble=False)
         if progress.doubtful_at is not None:
             return Later(after_s=LOOK_AGAIN_S + 1.0, trouble=False)
-        return _rest(state, sent=sent)
+        return await self._rest(seat, state, sent=sent)
+
+    async def find(self, seat: Seat, state: RunState) -> Found | None:
+        """The record as it is to be delivered now: of the run as it stands or, where that is gone, of its copy.
+
+        None if there is none (yet): the target leaves the run alone, it has not begun, or it runs again.
+        """
+        entry = self._book.get(state.id, seat.ref)
+        kept = self._copies.of(state.id, seat.ref)
+        if state.only_kept:
+            return None if kept is None else await self._recall.found(state, kept)
+        if entry is None:
+            await self._learn(state.header)  # a run whose template opts out is not even read
+        pinned = self._pinned(seat, state, entry)
+        reading = None if pinned is None else await self._read(state)
+        if entry is None and reading is not None:
+            await self._learn(state.header)
+            pinned = self._pinned(seat, state, entry)  # the survey knew its metadata alone
+        if pinned is None or reading is None:
+            return None
+        if entry is None and (left := policy.tracked_already(reading.record, seat.spec)) is not None:
+            observe.log().debug("left", run=run_name(state), target=str(seat.ref), rule=left.rule, why=left.why)
+            return None
+        if kept is not None and _holds_more(kept, state):
+            found = await self._recall.found(state, kept)
+            if found is not None:
+                return found
+        outcome = reading.record.outcome
+        if reading.record.started is None and not outcome.settled:
+            return None  # a tracker fixes a run's start when it is made, so we wait until it has one
+        if entry is not None and entry.reopened(state.header.generation) and not outcome.settled:
+            return None  # whether a retried run changes what was delivered is known when it has ended
+        record, again = await self._record(state, reading, pinned)
+        return Found(record=record, policy=pinned, again=again)
+
+    async def begun(self, seat: Seat, state: RunState, found: Found) -> Progress:
+        """How far the delivery is; its intent stands."""
+        async with state.beginning:
+            progress = state.progress.get(seat.ref)
+            if progress is None:
+                entry = self._book.get(state.id, seat.ref)
+                progress = state.progress[seat.ref] = await self._begin(seat, state, entry, found)
+            return progress
 
     async def _read(self, state: RunState) -> Reading | None:
         """The run as it stands now, or as it last stood; None if it vanished and its last body has not come (yet)."""
@@ -128,6 +138,8 @@ class Deliveries:
             await self._ask_for_facts(state)
         body = state.exhume()
         if body is None:
+            if state.only_kept:
+                return None
             header = state.header
             body = await objects.workflow(self._kube, header.namespace, header.name)
             read = argo.header(body)
@@ -136,6 +148,7 @@ class Deliveries:
                 self._vanished()
                 return None
             state.header = read
+        state.lifetime = argo.lifetime(body)
         reading = await self._reading(state, body)
         unseen = _unseen(self._as_argo_has_it(reading, state, body)) - state.asked_for
         if unseen and state.last_body is None:
@@ -181,23 +194,19 @@ class Deliveries:
             made = self._memo.get(state.uid, pinned.digest, moment)
             if made is not None:
                 return made, False
-            captured = await capture.capture(reading, self._reader, capture.wants(pinned), state.files)
-            again = state.files.again
+            files = state.files
+            captured = await capture.capture(reading, self._reader, capture.wants(pinned), files)
+            again = files.again
         made = redact.redact(captured, additional_keys=pinned.redact.additional_keys)
         if not again:
             self._memo.put(state.uid, pinned.digest, moment, made)
         return made, again
 
-    async def _begin(
-        self, seat: Seat, state: RunState, entry: Entry | None, pinned: api.Policy, record: Record
-    ) -> Progress:
+    async def _begin(self, seat: Seat, state: RunState, entry: Entry | None, found: Found) -> Progress:
         """Where a delivery starts from: its intent, written now if it wasn't."""
-        fresh = False
+        fresh, record = False, found.record
         if entry is None:
-            stub = self._shape(seat, record, pinned)
-            entry, fresh = await self._ledger.intent(
-                record.namespace, _run_ref(state, record), seat.ref, pinned, experiment=stub.parent.experiment
-            )
+            entry, fresh = await self._intent(seat, state, found)
             self._book.add(entry)
         lost = seat.ref in state.lost
         state.lost.discard(seat.ref)
@@ -205,6 +214,33 @@ class Deliveries:
         if not fresh or lost:
             progress.doubtful_at = _now()  # a create of the process before us may still commit
         return progress
+
+    async def _intent(self, seat: Seat, state: RunState, found: Found) -> tuple[Entry, bool]:
+        record, spec = found.record, found.spec
+        if spec is None:
+            stub = self._shape(seat, record, found.policy)
+            return await self._ledger.intent(
+                record.namespace, _run_ref(state, record), seat.ref, found.policy, experiment=stub.parent.experiment
+            )
+        kept = self._copies.of(state.id, seat.ref)
+        if kept is None or kept.cover.namespace_uid != self._namespaces.uid(record.namespace):
+            return ledgers.unkept(record.namespace, spec), False  # what has that name now need not know of the run
+        return await self._ledger.intent(
+            record.namespace, spec.run, seat.ref, spec.policy, experiment=spec.experiment, attempt=spec.attempt,
+            supersedes=spec.supersedes,
+        )  # fmt: skip
+
+    async def _rest(self, seat: Seat, state: RunState, *, sent: bool = False) -> Verdict:
+        """The target has all of it: the copy, if there is one, has done its service."""
+        if state.settled_at is None:
+            state.settled_at = _now()
+        kept, entry = self._copies.of(state.id, seat.ref), self._book.get(state.id, seat.ref)
+        if kept is not None and entry is not None and entry.status.phase != "Failed":
+            try:
+                await self._copies.remove(kept)
+            except (KubeError, OverflowFailed) as error:
+                observe.log().warning("copy not removed", run=run_name(state), cause=str(error))  # tried again
+        return Done(sent=sent)
 
     async def _next_attempt(self, seat: Seat, state: RunState, old: Progress, record: Record) -> None:
         """An ``argo retry`` changed what a tracker can't change: the new generation gets a tracker run of its own."""
@@ -219,14 +255,14 @@ class Deliveries:
     async def _repolicied(self, seat: Seat, state: RunState, old: Entry) -> Verdict:
         """Someone asked for the run under the target's policy of today: it gets another tracker run."""
         pinned = policy.pin(seat.spec)
-        reading = await self._read(state)
-        if reading is None:
+        found = await self._anew(seat, state, pinned)
+        if found is None:
             return Done()
-        if not reading.record.outcome.settled:
+        if not found.record.outcome.settled:
             return Done()  # a retry of it runs: it has its turn when that ends
         new = old
         if pinned != old.spec.policy:
-            record, _ = await self._record(state, reading, pinned)
+            record = found.record
             stub = self._shape(seat, record, pinned)
             new, _ = await self._ledger.intent(
                 record.namespace, _run_ref(state, record), seat.ref, pinned, experiment=stub.parent.experiment,
@@ -243,6 +279,17 @@ class Deliveries:
         done = await self._ledger.write(old, **said, resent=old.resend)
         self._book.add(done if new is old else new)
         return Later(after_s=0.05, trouble=False)
+
+    async def _anew(self, seat: Seat, state: RunState, pinned: api.Policy) -> Found | None:
+        """The record under another policy: of what the outbox holds no file can be read again for it."""
+        kept = self._copies.of(state.id, seat.ref)
+        if state.only_kept:
+            return None if kept is None else await self._recall.found(state, kept, pinned)
+        reading = await self._read(state)
+        if reading is None:
+            return None
+        record, again = await self._record(state, reading, pinned)
+        return Found(record=record, policy=pinned, again=again)
 
     def _tree(self, seat: Seat, entry: Entry, record: Record) -> Tree:
         """The tracker runs, in the experiment that was named when the run was first seen."""
@@ -283,10 +330,16 @@ def _unfinished(seat: Seat, state: RunState, entry: Entry) -> bool:
     return entry.status.phase == "Synced" and (seat.ref in state.progress or bool(entry.status.doubtful_at))
 
 
-def _rest(state: RunState, *, sent: bool = False) -> Verdict:
-    if state.settled_at is None:
-        state.settled_at = _now()
-    return Done(sent=sent)
+def _holds_more(kept: Kept, state: RunState) -> bool:
+    """A copy from before a restart counts, unless the run still stands, in another version and with its pods.
+
+    Files and logs were read for it that may be gone. So it is where this process read them, and holds them no more.
+    """
+    cover = kept.cover
+    if not (kept.whole and (kept.inherited or state.files_dropped)) or cover.generation != state.header.generation:
+        return False
+    pods_go = state.lifetime is not None and state.lifetime.pods_go
+    return cover.version == state.header.version or pods_go or state.last_body is not None
 
 
 def _run_ref(state: RunState, record: Record) -> api.RunRef:

@@ -5,18 +5,21 @@ a worker takes it up, so events may come twice, late, out of order or not at all
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Coroutine, Mapping
 from typing import Any, Final
 
 from pipetrail import api, observe, policy
 from pipetrail.api import TargetRef
 from pipetrail.delivery import ledger as ledgers
 from pipetrail.delivery.book import Book
+from pipetrail.delivery.copies import Copies
 from pipetrail.delivery.delivery import Deliveries, run_name
+from pipetrail.delivery.keeping import Keeper
 from pipetrail.delivery.lane import Done, Halt, Later, Permit, Verdict, always
 from pipetrail.delivery.ledger import Entry, Ledger, Lost
 from pipetrail.delivery.namespaces import Namespaces
-from pipetrail.delivery.notices import post_event
+from pipetrail.delivery.notices import of_run
+from pipetrail.delivery.recall import Recall
 from pipetrail.delivery.resend import Resend
 from pipetrail.delivery.roster import STATUS_EVERY_S, Roster, Seat
 from pipetrail.delivery.runs import Runs, RunState
@@ -24,6 +27,7 @@ from pipetrail.delivery.survey import Survey
 from pipetrail.delivery.templates import Templates
 from pipetrail.kube import Kube, KubeError
 from pipetrail.readers import Reader
+from pipetrail.readers.overflow import OverflowFailed, OverflowStore
 from pipetrail.settings import Settings
 from pipetrail.sources import argo
 from pipetrail.targets.addresses import REFUSING, Addresses
@@ -50,8 +54,6 @@ class Dispatch:
         self._kube = kube
         self._ledger = ledger
         self._settings = settings
-        self.has_copy: Callable[[str], bool] = lambda _uid: False
-        """Is what a run ended with kept elsewhere (by its uid)? Then it is no orphan though its object is gone."""
         self.runs = Runs()
         self.book = Book()
         self.namespaces = Namespaces()
@@ -67,15 +69,22 @@ class Dispatch:
             self._offer,
             settings.watch_namespaces,
             cluster=cluster,
-            has_copy=lambda uid: self.has_copy(uid),
+            has_copy=lambda uid: self.copies.may_have(uid),
         )
-        self._deliveries = Deliveries(
-            kube, ledger, reader, settings, cluster,
-            book=self.book, decide=self.decide, learn=self.templates.learn, vanished=self.survey.due.set,
+        self.copies = Copies(
+            kube, settings.namespace, most_bytes=settings.outbox_max_bytes, ledger_bytes=lambda: self.book.bytes,
+            store=OverflowStore(settings.outbox) if settings.outbox else None,
         )  # fmt: skip
-        self.resend = Resend(
-            kube, ledger, self.book, self.runs, self.roster, self._offer, has_copy=lambda uid: self.has_copy(uid)
-        )
+        recall = Recall(kube, ledger, self.book, self.copies, self.survey.due.set)
+        self._deliveries = Deliveries(
+            kube, ledger, reader, settings, cluster, book=self.book, copies=self.copies, namespaces=self.namespaces,
+            decide=self.decide, learn=self.templates.learn, vanished=self.survey.due.set, recall=recall,
+        )  # fmt: skip
+        self.keeper = Keeper(
+            kube, ledger, book=self.book, runs=self.runs, roster=self.roster, namespaces=self.namespaces,
+            copies=self.copies, recall=recall, deliveries=self._deliveries, takers=self._untaken,
+        )  # fmt: skip
+        self.resend = Resend(kube, ledger, self.book, self.runs, self.roster, self._offer, kept=self.keeper.kept)
         self._settled = asyncio.Event()
         self._spawned: set[asyncio.Task[None]] = set()
 
@@ -96,6 +105,7 @@ class Dispatch:
         """The survey, the tidying and what is asked for again, until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self.survey.run(), name="survey")
+            tasks.create_task(self.keeper.run(), name="keeper")
             tasks.create_task(self._tidy_forever(), name="tidy")
             tasks.create_task(self.resend.run(), name="resend")
             tasks.create_task(self._rest_forever(), name="rest")
@@ -117,6 +127,8 @@ class Dispatch:
             state.facts_known = not listed
         if body is not None:
             state.bury(body)
+        elif state.only_kept:  # it stands, and says more than its copy's cover
+            state.only_kept, state.facts_known = False, False
         self._offer(state)
 
     def saw_pod(self, facts: argo.PodFacts, *, listed: bool) -> None:
@@ -182,8 +194,26 @@ class Dispatch:
         remembered = self.runs.get(header.uid) is not None
         return [seat for seat in self.roster.over(header.namespace) if self._takes(seat, header, remembered=remembered)]
 
+    def _untaken(self, state: RunState) -> list[Seat]:
+        """Targets that do not have the run yet, or that gave it up and may be asked again."""
+        seats = self.roster.over(state.header.namespace)
+        entries = ((seat, self.book.get(state.id, seat.ref)) for seat in seats)
+        return [
+            seat
+            for seat, entry in entries
+            if self._takes(seat, state.header, remembered=False)
+            or (entry is not None and entry.status.phase == "Failed" and self.copies.of(state.id, seat.ref) is None)
+        ]
+
     def _takes(self, seat: Seat, header: argo.Header, *, remembered: bool) -> bool:
         entry = self.book.get((header.namespace, header.uid), seat.ref)
+        state = self.runs.get(header.uid)
+        if state is not None and state.only_kept:
+            remembered = False
+            if self.copies.of(state.id, seat.ref) is None:
+                return False
+            if entry is None:
+                return True
         if entry is None:
             return isinstance(self.decide(seat, header), policy.Taken)
         # The survey looks at doubts of what was given up: no run has to be remembered for them.
@@ -205,6 +235,7 @@ class Dispatch:
         state.settled_at = None
         for seat in self.takers(state.header):
             seat.lane.offer(state.uid, group=state.header.namespace)
+        self.keeper.offer(state)
 
     # --- a lane's turn --------------------------------------------------------------------------------------------
 
@@ -241,7 +272,7 @@ class Dispatch:
             observe.log().warning("claim lost", run=run, target=target, cause=str(error))
             await self._let_go(seat, state)
             return Later(after_s=5.0, trouble=False)
-        except KubeError as error:
+        except (KubeError, OverflowFailed) as error:
             observe.log().warning("api server", run=run, target=target, cause=str(error))
             state.api_failures += 1
             return Later(after_s=min(API_PAUSE_MOST_S, 2.0 ** min(state.api_failures, 16)), trouble=False)
@@ -307,12 +338,9 @@ class Dispatch:
             return Later(after_s=POISON_PAUSE_S, trouble=False)
         entry = progress.entry
         self.book.add(entry)
-        involved = {
-            "apiVersion": api.API_VERSION, "kind": "TrackedRun", "name": entry.name, "namespace": entry.namespace,
-            "uid": entry.uid,
-        }  # fmt: skip
-        await post_event(self._kube, entry.namespace, involved, "Warning", reason, message)
+        await of_run(self._kube, entry, "Warning", reason, message)
         state.settled_at = _now()
+        self.keeper.offer(state)
         return Later(after_s=1.0, trouble=False) if entry.repolicy else Done()
 
     async def _target_gone(self, ref: TargetRef, ending: Coroutine[Any, Any, None]) -> None:
@@ -336,6 +364,7 @@ class Dispatch:
         only = {state.uid for state in self.runs.all() if state.last_body is not None}
         for seat in self.roster.seats():
             seat.lane.drain(only)
+        self.keeper.drain()
 
     # --- now and then ---------------------------------------------------------------------------------------------
 
@@ -354,7 +383,7 @@ class Dispatch:
         leaves = state.settled_at is not None and now - state.settled_at <= KEEP_SETTLED_S
         quiet = ended and not leaves and now - state.stirred_at > REST_AFTER_S
         seats = self.roster.over(state.header.namespace) if quiet and (state.awake or state.progress) else ()
-        if not seats or any(seat.lane.working(state.uid) for seat in seats):
+        if not seats or self.keeper.working(state.uid) or any(seat.lane.working(state.uid) for seat in seats):
             return
         state.rest()
         for seat in seats:
@@ -381,7 +410,10 @@ class Dispatch:
             # One target has it all; another may still wait for its tracker, and for a last body that is only here.
             if not self._waits(state, remembered=not rested):
                 self.runs.forget(state.uid)
+        await self.keeper.sweep()
         for entry in self.book.retired(now, self._settings.history_ttl_s):
+            if self.copies.of((entry.namespace, entry.spec.run.uid), entry.spec.target) is not None:
+                continue  # its target may come back for it
             try:
                 there = await self._ledger.forget(entry)
             except KubeError as error:

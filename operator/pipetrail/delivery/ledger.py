@@ -35,7 +35,7 @@ MAX_TEXT: Final = 400  # characters of a message
 MAX_SHOWN_CHANGES: Final = 5  # settled, a TrackedRun takes at most 2 KiB; the total tells of the rest
 MAX_SHOWN_PARTIAL: Final = 3
 UNKEPT: Final = ""
-"""The version of an entry that stands in memory alone: its namespace is going, and takes no new object."""
+"""The version of an entry that stands in memory, and in the outbox, alone: its namespace takes no new object."""
 
 
 class Entry(Frozen, frozen=True):
@@ -48,6 +48,8 @@ class Entry(Frozen, frozen=True):
     status: TrackedRunStatus
     resend: str = ""
     uid: str = ""
+    bytes: int = 0
+    """What it takes in etcd, which keeps our kinds as JSON."""
 
     @property
     def settled(self) -> bool:
@@ -126,9 +128,7 @@ class Ledger:
         except ApiError as error:
             if _no_place(error):
                 # What was seen of the run arrives all the same. Nothing says that we tried, so we look first.
-                return Entry(
-                    name=name, namespace=namespace, version=UNKEPT, spec=spec, status=TrackedRunStatus()
-                ), False
+                return unkept(namespace, spec), False
             if error.status != 409 or error.reason != "AlreadyExists":
                 raise
             there = await self.read(namespace, name)
@@ -203,6 +203,12 @@ class Ledger:
         return None
 
 
+def unkept(namespace: str, spec: TrackedRunSpec) -> Entry:
+    """An entry that has no place in the cluster: its namespace is going, or has gone."""
+    name = api.tracked_run_name(spec.run.name, spec.run.uid, spec.target, spec.attempt)
+    return Entry(name=name, namespace=namespace, version=UNKEPT, spec=spec, status=TrackedRunStatus())
+
+
 def decode(body: Mapping[str, Any]) -> Entry | None:
     """A TrackedRun's body as an :class:`Entry`; None if it is none that this version can read, or none of ours."""
     try:
@@ -215,6 +221,7 @@ def decode(body: Mapping[str, Any]) -> Entry | None:
             status=msgspec.convert(body.get("status") or {}, TrackedRunStatus),
             resend=wish(meta.get("annotations")),
             uid=meta.get("uid") or "",
+            bytes=len(msgspec.json.encode(body)),
         )
     except (KeyError, TypeError, AttributeError, msgspec.ValidationError):
         return None

@@ -3,7 +3,7 @@
 from typing import Any
 
 from pipetrail import observe
-from pipetrail.api import Condition
+from pipetrail.api import API_VERSION, Condition
 from pipetrail.delivery import ledger as ledgers
 from pipetrail.kube import Kube, KubeError
 
@@ -23,6 +23,17 @@ async def post_event(
         await kube.post(f"/api/v1/namespaces/{namespace}/events", body)
     except KubeError as error:
         observe.log().warning("event not posted", object=involved["name"], cause=str(error))
+
+
+async def of_run(kube: Kube, entry: ledgers.Entry, kind: str, reason: str, message: str) -> None:
+    """An Event on a TrackedRun; none where there is no such object."""
+    if entry.version == ledgers.UNKEPT:
+        return
+    involved = {
+        "apiVersion": API_VERSION, "kind": "TrackedRun", "name": entry.name, "namespace": entry.namespace,
+        "uid": entry.uid,
+    }  # fmt: skip
+    await post_event(kube, entry.namespace, involved, kind, reason, message)
 
 
 def condition(

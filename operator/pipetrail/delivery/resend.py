@@ -12,7 +12,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Final
 
-from pipetrail import api, observe
+from pipetrail import observe
 from pipetrail.delivery.book import Book
 from pipetrail.delivery.ledger import Entry, Ledger, Lost
 from pipetrail.delivery.roster import Roster
@@ -32,11 +32,11 @@ Place = tuple[str, str]
 
 
 class Resend:
-    """Wishes that wait, each once. `offer` puts a run before its targets; `has_copy` knows of runs kept elsewhere."""
+    """Wishes that wait, each once. `offer` puts a run before its targets; `kept` knows of runs in the outbox."""
 
     def __init__(
         self, kube: Kube, ledger: Ledger, book: Book, runs: Runs, roster: Roster, offer: Callable[[RunState], None], *,
-        has_copy: Callable[[str], bool],
+        kept: Callable[[Entry], RunState | None] = lambda _: None,
     ) -> None:  # fmt: skip
         self._kube = kube
         self._ledger = ledger
@@ -44,8 +44,8 @@ class Resend:
         self._runs = runs
         self._roster = roster
         self._offer = offer
-        self._has_copy = has_copy
-        self._wishes: dict[Place, api.RunRef | None] = {}  # with its run, where the TrackedRun is gone
+        self._kept = kept
+        self._wishes: dict[Place, Entry | None] = {}  # with what it was, where the TrackedRun is gone
         self._heeded: OrderedDict[Place, str] = OrderedDict()  # of late, should the status not keep it (older CRDs)
         self._due = asyncio.Event()
 
@@ -59,7 +59,7 @@ class Resend:
         known = self._book.get((entry.namespace, entry.spec.run.uid), entry.spec.target)
         if known is not None and known.name == entry.name and known.status.phase == "Failed":
             self._book.drop(known)
-            self._wishes[entry.namespace, entry.name] = entry.spec.run
+            self._wishes[entry.namespace, entry.name] = known
             self._due.set()
 
     async def run(self) -> None:
@@ -71,18 +71,18 @@ class Resend:
                 some = list(self._wishes.items())[:AT_ONCE]
                 for place, _ in some:
                     del self._wishes[place]
-                done = await asyncio.gather(*(self._heed(*place, run) for place, run in some))
-                for (place, run), heeded in zip(some, done, strict=True):
+                done = await asyncio.gather(*(self._heed(*place, gone) for place, gone in some))
+                for (place, gone), heeded in zip(some, done, strict=True):
                     if not heeded:
-                        self._wishes.setdefault(place, run)
+                        self._wishes.setdefault(place, gone)
                 if not all(done):
                     await asyncio.sleep(AGAIN_S)
 
-    async def _heed(self, namespace: str, name: str, run: api.RunRef | None) -> bool:
+    async def _heed(self, namespace: str, name: str, gone: Entry | None) -> bool:
         """False if it is to be tried again."""
         try:
-            if run is not None:
-                return await self._start_over(namespace, run)
+            if gone is not None:
+                return await self._start_over(gone)
             return await self.once(namespace, name)
         except (KubeError, Lost) as error:
             observe.log().warning("not sent again yet", tracked_run=f"{namespace}/{name}", cause=str(error))
@@ -128,25 +128,23 @@ class Resend:
         self._offer(state)
         return True
 
-    async def _start_over(self, namespace: str, run: api.RunRef) -> bool:
-        """The run of a dead letter that was deleted, if it still stands."""
-        header = argo.header(await objects.workflow(self._kube, namespace, run.name))
-        if header.uid == run.uid:
-            self._offer(self._met(header))
+    async def _start_over(self, gone: Entry) -> bool:
+        """The run of a dead letter that was deleted, if there is something of it to send."""
+        state = await self._stands(gone)
+        if state is not None:
+            self._offer(state)
         return True
 
     async def _stands(self, entry: Entry) -> RunState | None:
         """The run, if there is something of it to send: its object, its last body, or a copy."""
         run = entry.spec.run
         state = self._runs.get(run.uid)
-        if state is not None and state.last_body is not None:
+        if state is not None and state.gone:
             return state
         header = argo.header(await objects.workflow(self._kube, entry.namespace, run.name))
         if header.uid == run.uid:
             return state or self._met(header)
-        if not self._has_copy(run.uid):
-            return None
-        return state or self._met(argo.Header(uid=run.uid, name=run.name, namespace=entry.namespace))
+        return self._kept(entry)
 
     def _met(self, header: argo.Header) -> RunState:
         state = self._runs.upsert(header)

@@ -44,8 +44,9 @@ class RunState:
     """One run that some target may still want something of."""
 
     __slots__ = (
-        "_capturing", "_details", "api_failures", "buried_at", "edition", "facts_known", "header", "last_body", "lost",
-        "met_at", "progress", "settled_at", "stirred_at",
+        "_beginning", "_capturing", "_details", "api_failures", "buried_at", "edition", "facts_known", "files_dropped",
+        "header", "last_body", "lifetime", "lost", "met_at", "only_kept", "progress", "refused", "settled_at",
+        "stirred_at",
     )  # fmt: skip
 
     def __init__(self, header: argo.Header) -> None:
@@ -55,6 +56,10 @@ class RunState:
         self.lost: set[TargetRef] = set()  # claims that someone else took: what they made is looked up first
         self.last_body: bytes | None = None
         self.buried_at = 0.0  # loop time, where there is a last body
+        self.only_kept = False  # all that we have of it are its copies in the outbox
+        self.lifetime: argo.Lifetime | None = None  # as of the body that was read last
+        self.refused: frozenset[TargetRef] = frozenset()  # targets for which the outbox took no copy
+        self.files_dropped = False  # some of what was read of it is held no more
         self.facts_known = True
         self.api_failures = 0  # in a row
         self.met_at = asyncio.get_running_loop().time()
@@ -62,6 +67,7 @@ class RunState:
         self.settled_at: float | None = None
         self._details: _Details | bytes = _Details(argo.RunFacts(), FileCache(), set())
         self._capturing: asyncio.Lock | None = None
+        self._beginning: asyncio.Lock | None = None
 
     @property
     def facts(self) -> argo.RunFacts:
@@ -95,6 +101,13 @@ class RunState:
         return self._capturing
 
     @property
+    def beginning(self) -> asyncio.Lock:
+        """One intent at a time: a lane and the keeper may want it at once."""
+        if self._beginning is None:
+            self._beginning = asyncio.Lock()
+        return self._beginning
+
+    @property
     def awake(self) -> bool:
         """False while it rests."""
         return not isinstance(self._details, bytes)
@@ -114,7 +127,8 @@ class RunState:
             if len(packed) <= MAX_PACKED_BYTES:
                 break
         self._details = packed
-        self._capturing = None
+        self._capturing = self._beginning = None
+        self.files_dropped |= kept[1] is not files
         ours = {k: v for k, v in self.header.annotations.items() if k.startswith(f"{GROUP}/")}
         self.header = msgspec.structs.replace(self.header, annotations=ours)  # a body is read before it is decided on
 
@@ -144,8 +158,19 @@ class RunState:
         if self.last_body is None:
             self.buried_at = asyncio.get_running_loop().time()
         self.last_body = zlib.compress(msgspec.json.encode(body), 1)
+        self.only_kept = False
         self.facts = self.facts.gone()
         self.edition += 1
+
+    @property
+    def gone(self) -> bool:
+        """Its object does not stand any more; what there is of it is here."""
+        return self.last_body is not None or self.only_kept
+
+    def release(self) -> None:
+        """The outbox has a copy for each of its targets: nothing of the run need be held here."""
+        self.last_body, self.only_kept = None, True
+        self._details = _Details(argo.RunFacts(), FileCache(), set())
 
     def learn(self, listed: argo.RunFacts, before: argo.RunFacts) -> None:
         """Take in facts that were listed on top of those `before`; what events said meanwhile comes on top of both."""

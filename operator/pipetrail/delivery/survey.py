@@ -126,7 +126,7 @@ class Survey:
         """Runs that we know and that were not listed, by name; not those that were met since, or are kept elsewhere."""
         found: dict[RunId, str] = {}
         for state in self._runs.all():
-            if state.uid not in listed and state.last_body is None and state.met_at < began:
+            if state.uid not in listed and not state.gone and state.met_at < began:
                 found[state.id] = state.header.name
         for entry in self._book.all():
             uid = entry.spec.run.uid
@@ -145,7 +145,7 @@ class Survey:
         The watch leaves running pods out (most events of a run are theirs), so they are listed now and then, in the
         namespaces of live runs alone.
         """
-        for namespace in {state.header.namespace for state in self._runs.all() if state.last_body is None}:
+        for namespace in {state.header.namespace for state in self._runs.all() if not state.gone}:
             async for page in self._kube.pages(
                 f"/api/v1/namespaces/{namespace}/pods",
                 labelSelector="workflows.argoproj.io/workflow",
@@ -243,7 +243,7 @@ class Survey:
         except KubeError:
             return False
         state = self._runs.get(uid)
-        return state is None or state.last_body is None
+        return state is None or not state.gone
 
     async def _close(self, entry: Entry) -> None:
         run = entry.spec.run
@@ -272,7 +272,7 @@ class Survey:
         status: dict[str, str] = (
             {"phase": "Synced", "outcome": outcome, "reason": "", "message": "", "generation": run.generation}
             if outcome
-            else {"phase": "Stopped", "outcome": "deleted", "reason": "SourceDeleted", "message": said}
+            else {"phase": "Stopped", "outcome": "deleted", "reason": _why(entry), "message": said}
         )
         if not await self._end(entry, **status, settled_at=ledgers.now()) or outcome:
             return
@@ -292,3 +292,8 @@ class Survey:
 
 def _now() -> float:
     return asyncio.get_running_loop().time()
+
+
+def _why(entry: Entry) -> str:
+    """Why a run that vanished is lost: nothing was kept of it, or what was kept is torn."""
+    return "OutboxTorn" if entry.status.reason == "OutboxTorn" else "SourceDeleted"

@@ -6,10 +6,11 @@ recordings. Everything is keyed by uid, and a value counts once it can't become 
 
 from pipetrail.sources.argo.header import Header, Mark, header, mark
 from pipetrail.sources.argo.kfp import KFP_RUN
+from pipetrail.sources.argo.lifetime import Lifetime, lifetime
 from pipetrail.sources.argo.pods import PodFacts, ResultFacts, RunFacts, pod_facts, result_facts
 from pipetrail.sources.argo.run import read
 
 __all__ = [
-    "KFP_RUN", "Header", "Mark", "PodFacts", "ResultFacts", "RunFacts", "header", "mark", "pod_facts", "read",
-    "result_facts",
+    "KFP_RUN", "Header", "Lifetime", "Mark", "PodFacts", "ResultFacts", "RunFacts", "header", "lifetime", "mark",
+    "pod_facts", "read", "result_facts",
 ]  # fmt: skip
