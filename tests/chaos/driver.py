@@ -17,7 +17,7 @@ from typing import Any, Final
 import msgspec
 from tests.chaos import judge, submitting
 from tests.chaos.house import TOKENS, house
-from tests.chaos.schedule import DELETE_WITHOUT_CALM, Schedule
+from tests.chaos.schedule import Schedule
 from tests.chaos.steps import (
     ApiRestart,
     Away,
@@ -130,13 +130,14 @@ class Driver:
             case Away() | ApiRestart() | Rotate() | DiskFull():
                 self.mark(str(step))
                 self._trouble(step)
+            case Deletions(runs=runs, calm=False):
+                self.mark(str(step), "deletions")
+                for run in runs:
+                    self._play(self._deleted(run, calm=False))
             case Deletions(runs=runs):
                 async with self._calm():
                     self.mark(str(step), "deletions")
-                    running = [r for r in runs if r.fate == "deleted while it runs"]
-                    ended = [r for r in runs if r.fate != "deleted while it runs"]
-                    calls = [self.where.home.submit_and_delete(r) for r in running]
-                    await asyncio.gather(*calls, *(self.where.home.submit(r) for r in ended))
+                    await asyncio.gather(*(self._deleted(run, calm=True) for run in runs))
                     await self._settled(runs)
             case NamespaceEnds(runs=runs):
                 async with self._calm():
@@ -226,11 +227,10 @@ class Driver:
     @contextlib.asynccontextmanager
     async def _calm(self) -> AsyncIterator[None]:
         """Nothing is away and nothing is odd: what is deleted now can be read until it is."""
-        if not DELETE_WITHOUT_CALM:
-            await asyncio.gather(*self._troubles)
-            for tracker, faults in self.where.faults.items():
-                if tracker != "second":
-                    faults.heal()
+        await asyncio.gather(*self._troubles)
+        for tracker, faults in self.where.faults.items():
+            if tracker != "second":
+                faults.heal()
         yield
 
     # --- runs -------------------------------------------------------------------------------------------------------
@@ -238,14 +238,18 @@ class Driver:
     def _play(self, call: Any) -> None:
         self._playing.add(asyncio.create_task(call))
 
+    async def _deleted(self, run: Planned, *, calm: bool) -> None:
+        if run.fate == "deleted while it runs":
+            await self.where.home.submit_and_delete(run, in_all=calm)
+        else:
+            await self.where.home.submit(run)
+
     async def _burst(self, runs: Sequence[Planned], per_s: float) -> None:
         for run in runs:
             self._play(self.where.home.submit(run))
             await asyncio.sleep(1 / per_s)
 
     async def _settled(self, runs: Sequence[Planned]) -> None:
-        if DELETE_WITHOUT_CALM:
-            return
         names = {run.name for run in runs}
 
         async def settled() -> bool:

@@ -191,7 +191,10 @@ def _note(
         return
     note = target.describe(parent, [by_key[child.key][0].handle for child in children])
     if note != (there := by_key[parent.key][0].note):
-        yield "changed", f"{parent.name}: the note is {there[:60]!r}…, not {note[:60]!r}…"
+        same = next(
+            (n for n, (a, b) in enumerate(zip(there, note, strict=False)) if a != b), min(len(there), len(note))
+        )
+        yield "changed", f"{parent.name}: the note goes on with {there[same:][:60]!r}, not {note[same:][:60]!r}"
 
 
 def _numbers(

@@ -36,16 +36,18 @@ from tests.e2e.trap import BEGINS, CALLS, Call, When
 from pipetrail.record import Frozen
 
 DELETE_WITHOUT_CALM: Final = False
-"""Runs are deleted, and a namespace ends, while trackers are away and the operator is killed.
+"""Runs are deleted while trackers are away and the operator is killed.
 
 For what may be lost then there must be a store that outlives the operator. Without one (docs/guarantees.md, 3) a run is
-deleted only while the operator and all trackers are up, and the next trouble waits until that run is settled.
+deleted only while the operator and all trackers are up, and the next trouble waits until that run is settled. A
+namespace ends in calm whatever this says: its targets, which say where runs go, end with it.
 """
 
-# Not among them: runs whose nodes Argo keeps in its database (what is known of those can tell only who watched them all
-# along), and runs that are deleted or retried in the recording itself.
+# Not among them: runs that are deleted or retried in the recording itself, and two of which those who watched know more
+# than those who came later (WATCHED_ALONE), so that what a tracker shows depends on when the operator was killed.
+WATCHED_ALONE: Final = ("arch-retry-exhausted", "bad-image")
 RECORDED: Final = (
-    "bad-image", "churn-sweep", "cli-stop", "containerset", "daemon", "hooks-exit",
+    "churn-sweep", "cli-stop", "containerset", "daemon", "hooks-exit",
     "loop-retry", "loops-all", "memo-second", "nested-dags", "odd-values", "params-kinds", "retry-third",
     "suspend-approve", "wftmpl-ref", "when-omitted",
 )  # fmt: skip
@@ -107,20 +109,24 @@ class Schedule(Frozen, frozen=True):
             yield f"{step.at_s:6.1f} s  {step}"
 
 
-def schedule(seed: int, *, runs: int, kills: int, short: bool = False) -> Schedule:
-    """The schedule of a seed. `runs` at least 20; of the `kills` half are at a chosen call."""
-    return _Making(seed, runs, kills, short=short).schedule()
+def schedule(
+    seed: int, *, runs: int, kills: int, short: bool = False, calm: bool = not DELETE_WITHOUT_CALM
+) -> Schedule:
+    """The schedule of a seed. `runs` at least 20; half of the `kills` are at a chosen call; `calm`: so runs are deleted."""
+    return _Making(seed, runs, kills, short=short, calm=calm).schedule()
 
 
 class _Making:
-    def __init__(self, seed: int, runs: int, kills: int, *, short: bool) -> None:
+    def __init__(self, seed: int, runs: int, kills: int, *, short: bool, calm: bool) -> None:
         self.rng = random.Random(f"{seed} {runs} {kills} {short}")
         self.seed, self.short, self.total, self.kills = seed, short, runs, kills
         self.numbers: dict[str, int] = {}
         few = max(2, runs // 25)
-        self.deleted, self.doomed = few, (0 if short else few)
+        self.doomed = 0 if short else few
+        self.fates: list[Fate] = ["deleted while it runs", "deleted at its end"] * few
+        self.calm = calm
         self.moments = self._moments()
-        self.left = runs - 2 * self.deleted - self.doomed - sum(call is not None for call, _ in self.moments)
+        self.left = runs - len(self.fates) - self.doomed - sum(call is not None for call, _ in self.moments)
         self.now = 0.0
 
     def schedule(self) -> Schedule:
@@ -132,9 +138,9 @@ class _Making:
         steps: list[Step] = []
         for chapter in chapters:
             if chapter == "deletions":
-                fates: list[Fate] = ["deleted while it runs", "deleted at its end"]
-                steps.append(Deletions(self.now, tuple(self._run(fate) for fate in fates for _ in range(self.deleted))))
-                self.now += 2.0
+                if self.calm:
+                    steps.append(self._deletions(1))
+                    self.now += 2.0
             elif chapter == "namespace":
                 steps.append(NamespaceEnds(self.now, tuple(self._of_doom() for _ in range(self.doomed))))
                 self.now += 2.0
@@ -153,6 +159,8 @@ class _Making:
         trouble = self._trouble(chapter)
         if trouble is not None:
             steps.append(trouble)
+        if not self.calm and self.fates:
+            steps.append(self._deletions(max(1, chapters_left - 1)))
         kills = len(self.moments) // chapters_left
         for moment in self._suiting(kills, chapter):
             self.now += self.rng.uniform(0.5, 1.5) if self.short else self.rng.uniform(2, 5)
@@ -164,6 +172,12 @@ class _Making:
         ends = trouble.at_s + trouble.for_s if isinstance(trouble, Away | Rotate | DiskFull) else self.now
         self.now = max(self.now, ends) + 2.0
         return steps
+
+    def _deletions(self, shares: int) -> Deletions:
+        """Of the runs that are to be deleted one share."""
+        n = -(-len(self.fates) // shares)
+        some, self.fates = self.fates[:n], self.fates[n:]
+        return Deletions(self.now, tuple(self._run(fate) for fate in some), self.calm)
 
     def _trouble(self, chapter: Chapter) -> Step | None:
         now, draw = self.now, self.rng.uniform

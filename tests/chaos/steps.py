@@ -116,13 +116,17 @@ class DiskFull(Frozen, frozen=True):
 
 
 class Deletions(Frozen, frozen=True):
-    """Runs that someone deletes while they run, or at their end as TTL 0 does; all at once."""
+    """Runs that someone deletes while they run, or at their end as TTL 0 does; all at once.
+
+    `calm`: not before every trouble is over, and nothing else happens until they are settled.
+    """
 
     at_s: float
     runs: tuple[Planned, ...]
+    calm: bool = True
 
     def __str__(self) -> str:
-        return f"{len(self.runs)} runs are deleted, while they run or at their end"
+        return f"{len(self.runs)} runs are deleted, while they run or at their end{', in calm' if self.calm else ''}"
 
 
 class NamespaceEnds(Frozen, frozen=True):

@@ -4,9 +4,15 @@ import random
 
 import pytest
 from tests.chaos import generating
-from tests.chaos.schedule import LONG, WITHOUT, Schedule, schedule
+from tests.chaos.schedule import LONG, RECORDED, WATCHED_ALONE, WITHOUT, Schedule, schedule
 from tests.chaos.steps import ApiRestart, Away, Deletions, DiskFull, Kill, NamespaceEnds, Odd, Rotate
+from tests.e2e.stage import RECORDINGS
 from tests.e2e.trap import CALLS
+
+from pipetrail import api, recording, shape
+from pipetrail.recording import Event
+from pipetrail.settings import Places
+from pipetrail.sources import argo
 
 SEEDS = range(1, 40)
 
@@ -79,3 +85,48 @@ def test_a_made_run_has_the_same_numbers_for_the_same_seed_and_all_of_them_in_it
     numbers = [float(p["value"]) for node in pods for p in node["outputs"]["parameters"]]
     assert sorted(numbers) == sorted([*made.values, *made.withheld])
     assert bool(made.withheld) == (shape == "made-retried")
+
+
+@pytest.mark.parametrize("name", [*RECORDED, *WATCHED_ALONE])
+def test_what_is_known_of_a_recorded_run_does_not_depend_on_when_an_operator_began_to_watch(name: str) -> None:
+    recorded = recording.load(RECORDINGS / name)
+    events = [event for event in recorded.events() if not _dropped(event)]
+    told: set[str] = set()
+    for begins in range(len(events)):
+        standing: dict[tuple[str, str], Event] = {}
+        for event in events[:begins]:
+            what = (event.kind, event.body["metadata"]["name"])
+            standing[what] = event
+            if event.type == "DELETED":
+                del standing[what]
+        body, facts = None, argo.RunFacts()
+        for event in [*standing.values(), *events[begins:]]:
+            body, facts = recorded.after(body, facts, event)
+        if body is not None:
+            reading = argo.read(body, facts, cluster="c")
+            tree = shape.shape(reading.record, api.Policy(), places=Places(), cluster_target=False)
+            told.add(repr((tree, reading.files, reading.logs)))
+    assert len(told) == (2 if name in WATCHED_ALONE else 1)
+
+
+def _dropped(event: Event) -> bool:
+    """What the operator lets the server drop: pods that have not ended."""
+    return event.kind == "Pod" and (event.body.get("status") or {}).get("phase") in ("Pending", "Running")
+
+
+def test_the_page_says_how_many_shapes_there_are() -> None:
+    words = {5: "five", 15: "fifteen"}
+    page = (RECORDINGS.parents[2] / "docs" / "chaos.md").read_text()
+    assert f"{words[len(RECORDED)]} recorded shapes and {words[len(generating.SHAPES)]} made ones" in page
+
+
+def test_runs_are_deleted_in_calm_or_in_the_midst_of_each_trouble() -> None:
+    for seed in SEEDS:
+        calm, midst = (schedule(seed, runs=500, kills=50, calm=calm) for calm in (True, False))
+        (once,) = (s for s in calm.steps if isinstance(s, Deletions))
+        shares = [s for s in midst.steps if isinstance(s, Deletions)]
+        assert once.calm
+        assert not any(s.calm for s in shares)
+        assert len(shares) > 5
+        assert len(once.runs) == sum(len(s.runs) for s in shares) == 40
+        assert len(midst.runs) == 500
