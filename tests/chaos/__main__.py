@@ -25,6 +25,8 @@ from tests.cluster.fixtures import with_crds
 from tests.e2e.stage import tool
 from tests.real import mlflow
 
+from pipetrail.replay import ReplayError
+
 if TYPE_CHECKING:
     from tests.cluster.fixtures import Cluster
 
@@ -57,7 +59,10 @@ def main() -> int:
     folder = Path(tempfile.mkdtemp(prefix=f"pipetrail-chaos-{seed}-"))
     try:
         verdict = _played(plan, folder)
-    except (RuntimeError, TimeoutError, OSError) as error:
+    except AssertionError as error:
+        print(f"seed {seed}: NOT CLEAN: {error}\nthe evidence lies in {folder}")
+        return 1
+    except (RuntimeError, TimeoutError, OSError, ReplayError) as error:
         print(f"chaos: {error}\nwhat there is of it lies in {folder}", file=sys.stderr)
         return 3
     print(_end(verdict, plan, folder))

@@ -6,6 +6,7 @@ What it does it writes down, with the time; that timeline and what was submitted
 import asyncio
 import contextlib
 import json
+import random
 import subprocess
 import sys
 import time
@@ -228,10 +229,11 @@ class Driver:
     async def _calm(self) -> AsyncIterator[None]:
         """Nothing is away and nothing is odd: what is deleted now can be read until it is."""
         await asyncio.gather(*self._troubles)
-        for tracker, faults in self.where.faults.items():
-            if tracker != "second":
-                faults.heal()
+        for faults in self.where.faults.values():
+            faults.heal()
         yield
+        if "second" in self.where.faults:
+            self.where.faults["second"].half_dead(random.Random(self.plan.seed + self._killed))
 
     # --- runs -------------------------------------------------------------------------------------------------------
 

@@ -112,7 +112,7 @@ class Schedule(Frozen, frozen=True):
 def schedule(
     seed: int, *, runs: int, kills: int, short: bool = False, calm: bool = not DELETE_WITHOUT_CALM
 ) -> Schedule:
-    """The schedule of a seed. `runs` at least 20; half of the `kills` are at a chosen call; `calm`: so runs are deleted."""
+    """The schedule of a seed: at least 20 `runs`; half of the `kills` at a chosen call; deletions in `calm` or not."""
     return _Making(seed, runs, kills, short=short, calm=calm).schedule()
 
 
