@@ -279,7 +279,9 @@ class Driver:
             for task in done:
                 task.result()
         runs = len(self.plan.runs)
-        self.mark(f"all {runs} runs were played, nothing goes wrong any more; {dict(self.trap.calls)}", "played")
+        self.mark(f"all {runs} runs were played, nothing goes wrong any more", "played")
+        odd = sum(faults.happened for faults in self.where.faults.values())
+        self.mark(f"calls that took effect: {dict(self.trap.calls)}; odd answers: {odd}", shown=False)
         await self.where.home.collect()
         open_ones: list[str] = []
 
