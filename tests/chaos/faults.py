@@ -70,7 +70,6 @@ class Faults:
         self._waiting: list[tuple[str, How]] = []
         self._say = say
         self._half_dead: random.Random | None = None
-        self._late: set[asyncio.TimerHandle] = set()
         self.happened = 0
 
     def add(self, odd: Odd) -> None:

@@ -156,9 +156,7 @@ def _second(folder: Path, stack: contextlib.AsyncExitStack) -> mlflow.Server:
     return server
 
 
-async def _boards(
-    folder: Path, stack: contextlib.AsyncExitStack, *, small: bool
-) -> tuple[Path, Disk | None, str]:  # fmt: skip
+async def _boards(folder: Path, stack: contextlib.AsyncExitStack, *, small: bool) -> tuple[Path, Disk | None, str]:
     """TensorBoard's folder; on a small volume of its own if it is to be filled up, and why not if it can't be."""
     root = folder / "boards"
     root.mkdir()
