@@ -10,14 +10,14 @@ import random
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 from tests.chaos import judge, submitting
-from tests.chaos.house import TOKENS, house
+from tests.chaos.house import house
+from tests.chaos.lasting import Lasting, happens
 from tests.chaos.schedule import Schedule
 from tests.chaos.steps import (
     ApiRestart,
@@ -33,7 +33,7 @@ from tests.chaos.steps import (
     Submit,
 )
 from tests.cluster.fixtures import ROOT, Cluster
-from tests.e2e.stage import starts, tool, until
+from tests.e2e.stage import starts, until
 from tests.e2e.trap import Trap
 from tests.real import mlflow
 
@@ -62,10 +62,9 @@ class Verdict(msgspec.Struct):
 class Driver:
     """One run of a schedule."""
 
-    def __init__(self, plan: Schedule, folder: Path, *, quiet: bool = False) -> None:
+    def __init__(self, plan: Schedule, folder: Path) -> None:
         self.plan = plan
         self.folder = folder
-        self._quiet = quiet
         self._begun = time.monotonic()
         self._lines = (folder / judge.TIMELINE).open("a")
         self._playing: set[asyncio.Task[Any]] = set()
@@ -76,11 +75,15 @@ class Driver:
         """One line of the timeline."""
         self._lines.write(json.dumps({"at": time.time(), "what": what, "text": text}) + "\n")
         self._lines.flush()
-        if shown and not self._quiet:
+        if shown:
             print(f"{time.monotonic() - self._begun:6.1f} s  {text}"[:LINE], flush=True)
 
     async def play(self, cluster: Cluster, server: mlflow.Server) -> Verdict:
         """All of it."""
+        with self._lines:
+            return await self._play_in_house(cluster, server)
+
+    async def _play_in_house(self, cluster: Cluster, server: mlflow.Server) -> Verdict:
         (self.folder / "schedule.txt").write_text("\n".join(self.plan.lines) + "\n")
         async with house(
             cluster, server, self.folder, seed=self.plan.seed, short=self.plan.short,
@@ -102,9 +105,7 @@ class Driver:
             self.mark("judging", "operator down")
             code, text = await asyncio.to_thread(self._judge)
             errors = len(where.operator.lines("delivery failed"))
-        took = time.monotonic() - self._begun
-        self._lines.close()
-        return Verdict(code, text, errors, tuple(undelivered), took)
+        return Verdict(code, text, errors, tuple(undelivered), time.monotonic() - self._begun)
 
     async def _steps(self) -> None:
         slip = 0.0
@@ -126,11 +127,9 @@ class Driver:
             case Odd(tracker=tracker):
                 self.mark(str(step), shown=False)
                 self.where.faults[tracker].add(step)
-            case DiskFull() if self.where.disk is None:
-                self.mark(f"left out: {step}: {self.where.no_disk}")
             case Away() | ApiRestart() | Rotate() | DiskFull():
                 self.mark(str(step))
-                self._trouble(step)
+                self._troubles.add(asyncio.create_task(self._lasts(step)))
             case Deletions(runs=runs, calm=False):
                 self.mark(str(step), "deletions")
                 for run in runs:
@@ -182,48 +181,11 @@ class Driver:
     async def _enough(self) -> bool:
         return self.trap.in_flight >= ENOUGH
 
-    # --- troubles that last -----------------------------------------------------------------------------------------
+    # --- calm -------------------------------------------------------------------------------------------------------
 
-    def _trouble(self, step: Away | ApiRestart | Rotate | DiskFull) -> None:
-        task = asyncio.create_task(self._lasts(step))
-        self._troubles.add(task)
-
-    async def _lasts(self, step: Away | ApiRestart | Rotate | DiskFull) -> None:
-        where = self.where
-        match step:
-            case Away(killed=True, for_s=for_s):
-                await asyncio.to_thread(where.mlflow.stop, kill=True)
-                await asyncio.sleep(for_s)
-                where.mlflow.start(bound=True)
-                await asyncio.to_thread(where.mlflow.wait)
-            case Away(trackers=trackers, for_s=for_s):
-                for tracker in trackers:
-                    where.faults[tracker].away = True
-                await asyncio.sleep(for_s)
-                for tracker in trackers:
-                    where.faults[tracker].away = False
-            case Rotate(for_s=for_s):
-                where.faults["mlflow"].token = TOKENS[1]
-                await asyncio.sleep(for_s)
-                await until("the Secret is written", lambda: self._wrote(TOKENS[1]))
-            case DiskFull(for_s=for_s):
-                assert where.disk is not None
-                await asyncio.to_thread(where.disk.fill)
-                await asyncio.sleep(for_s)
-                where.disk.free()
-            case ApiRestart(compacted=compacted):
-                if not where.cluster.ours:
-                    self.mark(f"left out: {step}: this API server is not ours")
-                    return
-                if compacted:
-                    await asyncio.to_thread(_compact)
-                done = await asyncio.to_thread(tool, "restart", "kube-apiserver")
-                assert done.returncode == 0, done.stderr
-        self.mark(f"over: {step}")
-
-    async def _wrote(self, token: str) -> bool:
-        await self.where.secret(token)
-        return True
+    async def _lasts(self, step: Lasting) -> None:
+        how = await happens(self.where, step)
+        self.mark(how or f"over: {step}")
 
     @contextlib.asynccontextmanager
     async def _calm(self) -> AsyncIterator[None]:
@@ -319,17 +281,3 @@ def _told(tracked: Any) -> str:
     status = tracked.get("status") or {}
     why = f"{status.get('phase', 'Pending')} {status.get('reason', '')} {status.get('lastError', '')}"
     return f"{tracked['metadata']['name']}: {why.strip()}"
-
-
-def _compact() -> None:
-    """Make etcd forget all that is not the present, by its own API."""
-    shown = json.loads(tool("status", "-o", "json").stdout)
-    address = next(part["address"] for part in shown["parts"] if part["part"] == "etcd")
-
-    def ask(path: str, body: dict[str, Any]) -> Any:
-        request = urllib.request.Request(f"{address}/v3/kv/{path}", json.dumps(body).encode(), method="POST")
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            return json.load(answer)
-
-    now = ask("range", {"key": "AA=="})["header"]["revision"]
-    ask("compaction", {"revision": now, "physical": True})

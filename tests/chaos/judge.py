@@ -90,8 +90,8 @@ def judged(place: Place, submitted: Sequence[Submitted], held: Read, times: Time
     target = fits(place)
     mine = [run for run in submitted if run.namespace in place.namespaces]
     by_key: dict[str, list[Held]] = defaultdict(list)
-    for found in held.runs:
-        by_key[found.key].append(found)
+    for there in held.runs:
+        by_key[there.key].append(there)
     known: set[str] = set()
     tracker_runs = points = 0
     findings: list[Finding] = []
