@@ -100,7 +100,10 @@ class Driver:
             await self._steps()
             undelivered = await self._end()
             (self.folder / judge.PLACES).write_bytes(msgspec.json.encode(where.places))
-            submitting.save([run for each in where.submitted for run in each.done.values()], self.folder)
+            submitted = [run for each in where.submitted for run in each.done.values()]
+            submitting.save(submitted, self.folder)
+            never = {run.name for run in self.plan.runs} - {run.name for run in submitted}
+            undelivered += [f"{name} was never submitted" for name in sorted(never)]
             where.operator.kill()
             self.mark("judging", "operator down")
             code, text = await asyncio.to_thread(self._judge)

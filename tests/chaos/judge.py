@@ -102,9 +102,11 @@ def judged(place: Place, submitted: Sequence[Submitted], held: Read, times: Time
         points += sum(len(each.metrics) for each in wanted)
         for each in wanted:
             found = by_key.get(each.key, [])
-            told = compare(each, found, figures=place.kind == "tensorboard")
+            told = compare(each, found, figures=place.kind != "mlflow")
             findings += (_finding(place, run, times, kind, f"{each.name}: {what}") for kind, what in told)
-        findings += (_finding(place, run, times, kind, what) for kind, what in _note(target, wanted, by_key))
+        findings += (
+            _finding(place, run, times, kind, what) for kind, what in _tree(target, wanted, by_key, held.parents)
+        )
         findings += (_finding(place, run, times, kind, what) for kind, what in _numbers(place, run, wanted, by_key))
     strange = [f"{f.name} ({f.key})" for f in held.runs if f.key not in known] + list(held.strange)
     findings += (Finding(kind="unexplained", tracker=place.name, run="", what=text) for text in strange)
@@ -182,13 +184,18 @@ def _number(bits: str) -> str:
     return repr(struct.unpack(">d", bytes.fromhex(bits))[0]) if len(bits) == 16 else bits
 
 
-def _note(
-    target: Fits, wanted: Sequence[TrackerRun], by_key: Mapping[str, Sequence[Held]]
+def _tree(
+    target: Fits, wanted: Sequence[TrackerRun], by_key: Mapping[str, Sequence[Held]], parents: Mapping[str, str]
 ) -> Iterator[tuple[Kind, str]]:
-    """The parent's note, which links its children."""
+    """Where children hang, and the parent's note, which links them."""
     parent, *children = wanted
     if any(not by_key.get(run.key) for run in wanted):
         return
+    tops = {held.handle.id for held in by_key[parent.key]}
+    for child in children:
+        above = {parents.get(held.handle.id, "") for held in by_key[child.key]}
+        if child.nested and not above & tops:
+            yield "changed", f"{child.name} hangs on {sorted(above)}, not on {sorted(tops)}"
     note = target.describe(parent, [by_key[child.key][0].handle for child in children])
     if note != (there := by_key[parent.key][0].note):
         same = next(

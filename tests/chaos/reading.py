@@ -7,7 +7,7 @@ vendor's that can't be had) all that it holds, by its read API.
 import itertools
 import json
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -51,10 +51,11 @@ class Place(Frozen, frozen=True):
 
 
 class Read(Frozen, frozen=True):
-    """All runs of ours in a tracker, and what is there that could not be read as one."""
+    """All runs of ours in a tracker, what is there that could not be read as one, and a child's id -> its parent's."""
 
     runs: tuple[Held, ...]
     strange: tuple[str, ...] = ()
+    parents: Mapping[str, str] = {}
 
 
 def read(place: Place) -> Read:
@@ -89,7 +90,7 @@ def _mlflow(place: Place) -> Read:
     with ThreadPoolExecutor(READERS) as pool:
         held = tuple(pool.map(lambda run: of_mlflow(client, run), ours))
     strange = tuple(f"run {run.info.run_id} without a key" for run in runs if "pipetrail.key" not in run.data.tags)
-    return Read(runs=held, strange=strange)
+    return Read(runs=held, strange=strange, parents={h.handle.id: h.tags.get("mlflow.parentRunId", "") for h in held})
 
 
 def of_mlflow(client: Any, run: Any) -> Held:
@@ -107,14 +108,16 @@ def of_mlflow(client: Any, run: Any) -> Held:
 def _tensorboard(place: Place) -> Read:
     runs: list[Held] = []
     strange: list[str] = []
+    parents: dict[str, str] = {}
     for namespace in place.namespaces:
         driver = TensorboardDriver(Path(place.url), (namespace,))
         for file in sorted(driver.directory.rglob("events.out.tfevents.*")):
             try:
                 runs.append(driver.held(file))
+                parents[runs[-1].handle.id] = driver.parent(runs[-1])
             except (AssertionError, StopIteration, ValueError, KeyError) as error:
                 strange.append(f"{file.relative_to(driver.root)}: {type(error).__name__} {error}"[:200])
-    return Read(runs=tuple(runs), strange=tuple(strange))
+    return Read(runs=tuple(runs), strange=tuple(strange), parents=parents)
 
 
 def _neptune(place: Place) -> Read:
@@ -133,11 +136,13 @@ def _neptune(place: Place) -> Read:
             for path, (kind, value) in attributes.items()
             if kind == "floatSeries"
         }
+        files = [path for path, (kind, _) in attributes.items() if kind == "file"]
         try:
-            runs.append(neptune_held({"short": run["short"], "atoms": atoms, "series": series}))
+            runs.append(neptune_held({"short": run["short"], "atoms": atoms, "series": series, "files": files}))
         except (AssertionError, KeyError) as error:
             strange.append(f"{run['short']}: {type(error).__name__} {error}"[:200])
-    return Read(runs=tuple(runs), strange=tuple(strange))
+    parents = {run.handle.id: run.tags.get("pipetrail.parent", "") for run in runs}
+    return Read(runs=tuple(runs), strange=tuple(strange), parents=parents)
 
 
 _READ: Final[dict[str, Callable[[Place], Read]]] = {

@@ -34,6 +34,7 @@ from pipetrail.targets.target import Batch, Metric, Target, TrackerRun
 from pipetrail.targets.tensorboard.target import TensorboardTarget
 
 TWICE = ("a run is there twice", "a child is there twice")  # of which a target of ours makes no second one
+STRAY = "of.another.parent"
 NEVER = Timeline(up=((0.0, math.inf),))
 SHAPE = {"a value of an attempt that failed": "made-retried"}
 Runs = list[TrackerRun]
@@ -105,6 +106,8 @@ def planted(plant: str, run: Submitted, wanted: Runs, *, single: bool, idempoten
             return [replace(wanted[0], params={**wanted[0].params, "data": "s3://data/grosse"}), *wanted[1:]]
         case "a status is another":
             return [replace(wanted[0], status="Failed"), *wanted[1:]]
+        case "a child hangs on another run":
+            return [wanted[0], wanted[1], replace(wanted[2], tags={**wanted[2].tags, STRAY: "yes"}), wanted[3]]
         case "a value of an attempt that failed":
             return point(wanted, 0, lambda m: (replace(m, value=run.withheld[0]),), key="eval/loss")
         case "nobody submitted it":
@@ -128,6 +131,7 @@ EXPECTED: dict[str, set[str]] = {
     "a step is another": {"lost", "unexplained"},
     "a param is another": {"changed"},
     "a status is another": {"changed"},
+    "a child hangs on another run": {"changed"},
     "a value of an attempt that failed": {"changed", "lost", "unexplained"},
     "nobody submitted it": {"unexplained"},
 }
@@ -158,7 +162,11 @@ async def _brought(target: Target, runs: Runs) -> list[str]:
     ids: list[str] = []
     parent = None
     for run in runs:
-        handle = await target.open(run, parent)
+        above = parent
+        if STRAY in run.tags:
+            tags = {**runs[0].tags, "pipetrail.key": "c/other"}
+            above = await target.open(replace(runs[0], key="c/other", root="c/other", name="other", tags=tags), None)
+        handle = await target.open(run, above)
         parent = parent or handle
         ids.append(handle.id)
         batch = Batch(
@@ -262,6 +270,8 @@ def _bring_to_mlflow(client: Any, target: Fits, runs: Runs) -> None:
     ids: dict[str, Handle] = {}
     parents: list[str] = []
     for run in runs:
+        is_child = run.key not in (runs[0].key, "c/stranger")
+        above = {"mlflow.parentRunId": "another" if STRAY in run.tags else parents[0]} if is_child else {}
         known = client.get_experiment_by_name(run.experiment)
         experiment = known.experiment_id if known else client.create_experiment(run.experiment)
         made = client.create_run(experiment, start_time=_ms(run.started), run_name=run.name).info.run_id
@@ -270,7 +280,7 @@ def _bring_to_mlflow(client: Any, target: Fits, runs: Runs) -> None:
             made,
             [Point(m.key, m.value, m.time_ms, m.step) for m in run.metrics],
             [Param(k, v) for k, v in run.params.items()],
-            [RunTag(k, v) for k, v in run.tags.items()],
+            [RunTag(k, v) for k, v in {**run.tags, **above}.items()],
         )
         if run.key == runs[0].key:
             parents.append(made)
