@@ -196,6 +196,8 @@ def _tree(
         above = {parents.get(held.handle.id, "") for held in by_key[child.key]}
         if child.nested and not above & tops:
             yield "changed", f"{child.name} hangs on {sorted(above)}, not on {sorted(tops)}"
+    if any(len(by_key[run.key]) > 1 for run in wanted):
+        return  # that is said, and which of them the note should link nobody knows
     note = target.describe(parent, [by_key[child.key][0].handle for child in children])
     if note != (there := by_key[parent.key][0].note):
         same = next(
