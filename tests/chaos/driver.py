@@ -218,16 +218,23 @@ class Driver:
 
     async def _settled(self, runs: Sequence[Planned]) -> None:
         names = {run.name for run in runs}
+        open_ones: list[str] = []
 
         async def settled() -> bool:
+            nonlocal open_ones
+            open_ones = []
             for place in self.where.submitted:
                 found = [t for t in await place.stage.tracked() if t["spec"]["run"]["name"] in names]
                 want = sum(run in place.planned.values() for run in runs) * await self._targets(place)
-                if len(found) != want or not all((t.get("status") or {}).get("phase") == "Synced" for t in found):
-                    return False
-            return True
+                open_ones += [_told(t) for t in found if not _over(t, doubts=False)]
+                if len(found) != want:
+                    open_ones.append(f"{len(found)} of {want} TrackedRuns are there in {place.stage.namespace}")
+            return not open_ones
 
-        await until("the deleted runs are settled", settled, within_s=SETTLED_WITHIN_S, every_s=0.5)
+        await until(
+            "the runs that are deleted are settled", settled, within_s=SETTLED_WITHIN_S, every_s=0.5,
+            otherwise=lambda: "\n".join(open_ones),
+        )  # fmt: skip
 
     async def _targets(self, place: submitting.Submitting) -> int:
         return len((await place.stage.kube.get(place.stage._targets))["items"])
