@@ -30,19 +30,23 @@ MEMO_RECORDS: Final = 64
 MEMO_POINTS: Final = 100_000
 
 
+Moment = tuple[str, int]
+"""Of a reading: the version of its body, the edition of the facts beside it."""
+
+
 class Memo:
     """The newest record of a few runs, for their other targets of the same policy. Bounded in records and points."""
 
     def __init__(self) -> None:
-        self._made: OrderedDict[tuple[str, str], tuple[tuple[str, int], Record, int]] = OrderedDict()
+        self._made: OrderedDict[tuple[str, str], tuple[Moment, Record, int]] = OrderedDict()
         self._points = 0
 
-    def get(self, uid: str, policy: str, moment: tuple[str, int]) -> Record | None:
+    def get(self, uid: str, policy: str, moment: Moment) -> Record | None:
         """The record of the run as it was at `moment` (version, edition), if that is the one we have."""
         made = self._made.get((uid, policy))
         return made[1] if made is not None and made[0] == moment else None
 
-    def put(self, uid: str, policy: str, moment: tuple[str, int], record: Record) -> None:
+    def put(self, uid: str, policy: str, moment: Moment, record: Record) -> None:
         """Keep `record` instead of an earlier one; the oldest go."""
         _, _, before = self._made.pop((uid, policy), (moment, record, 0))
         points = sum(len(step.points) for step in record.steps)
@@ -83,12 +87,13 @@ class Deliveries:
         if entry is None:
             await self._learn(state.header)  # a run whose template opts out is not even read
         pinned = self._pinned(seat, state, entry)
-        reading = None if pinned is None else await self._read(state)
-        if entry is None and reading is not None:
+        read = None if pinned is None else await self._read(state)
+        if entry is None and read is not None:
             await self._learn(state.header)
             pinned = self._pinned(seat, state, entry)  # the survey knew its metadata alone
-        if pinned is None or reading is None:
+        if pinned is None or read is None:
             return Done()
+        reading, moment = read
         if entry is None and (left := policy.tracked_already(reading.record, seat.spec)) is not None:
             observe.log().debug("left", run=run_name(state), target=str(seat.ref), rule=left.rule, why=left.why)
             return Done()
@@ -97,7 +102,7 @@ class Deliveries:
             return Done()  # a tracker fixes a run's start when it is made, so we wait until it has one
         if reopened and not outcome.settled:
             return Done()  # whether a retried run changes what was delivered is known when it has ended
-        record, again = await self._record(state, reading, pinned)
+        record, again = await self._record(state, reading, moment, pinned)
         progress = state.progress.get(seat.ref)
         if progress is None:
             progress = state.progress[seat.ref] = await self._begin(seat, state, entry, pinned, record)
@@ -122,35 +127,55 @@ class Deliveries:
             return Later(after_s=LOOK_AGAIN_S + 1.0, trouble=False)
         return _rest(state, sent=sent)
 
-    async def _read(self, state: RunState) -> Reading | None:
+    async def _read(self, state: RunState) -> tuple[Reading, Moment] | None:
         """The run as it stands now, or as it last stood; None if it vanished and its last body has not come (yet)."""
         if not state.facts_known:
             await self._ask_for_facts(state)
-        body = state.exhume()
+        body = await self._body(state)
         if body is None:
-            header = state.header
-            body = await objects.workflow(self._kube, header.namespace, header.name)
-            read = argo.header(body)
-            if read.uid != header.uid:
-                # Its DELETED event may be on its way; the survey closes it if none comes.
-                self._vanished()
-                return None
-            state.header = read
-        reading = await self._reading(state, body)
+            return None
+        reading, moment = await self._reading(state, body)
         unseen = _unseen(self._as_argo_has_it(reading, state, body)) - state.asked_for
         if unseen and state.last_body is None:
             # The Workflow's watch was faster than the pods'. A tracker fixes a child's start when it is made, and only
             # the pod knows when the program began: ask once instead of waiting for the event.
             state.asked_for.update(unseen)
             await self._ask_for_facts(state)
-            reading = await self._reading(state, body)
-        return reading
+            if state.last_body is not None or state.header.version != moment[0]:
+                # What we now know is newer than the body: with it a run that has ended would be one that was killed.
+                body = await self._body(state)
+                if body is None:
+                    return None
+            reading, moment = await self._reading(state, body)
+        return reading, moment
 
-    async def _reading(self, state: RunState, body: Any) -> Reading:
+    async def _body(self, state: RunState) -> Any:
+        """The Workflow as the API server has it or, if it was deleted (while we asked, too), as it last was."""
+        body = state.exhume()
+        if body is not None:
+            return body
+        header = state.header
+        body = await objects.workflow(self._kube, header.namespace, header.name)
+        if state.last_body is not None:
+            return state.exhume()
+        read = argo.header(body)
+        if read.uid != header.uid:
+            # Its DELETED event may be on its way; the survey closes it if none comes.
+            self._vanished()
+            return None
+        state.header = read
+        return body
+
+    async def _reading(self, state: RunState, body: Any) -> tuple[Reading, Moment]:
+        """What `body` and the facts of now say, and which body and which facts that were.
+
+        News may come while it is read: a record is that of its own moment, never of the one in which it was ready.
+        """
+        moment = (argo.header(body).version, state.edition)
         reading = await capture.reading(body, state.facts, state.said.at(body, self._reader), cluster=self._cluster)
         if reading.again:
             state.said.forget()
-        return reading
+        return reading, moment
 
     def _as_argo_has_it(self, reading: Reading, state: RunState, body: Any) -> Record:
         """The record with a step for each pod: of KFP's own pods, drivers and the like, a user's record shows none."""
@@ -174,9 +199,10 @@ class Deliveries:
             case policy.Taken(policy=pinned):
                 return pinned
 
-    async def _record(self, state: RunState, reading: Reading, pinned: api.Policy) -> tuple[Record, bool]:
+    async def _record(
+        self, state: RunState, reading: Reading, moment: Moment, pinned: api.Policy
+    ) -> tuple[Record, bool]:
         """The whole record, redacted; the second value is true if a later capture may give more (a store was away)."""
-        moment = (state.header.version, state.edition)
         async with state.capturing:
             made = self._memo.get(state.uid, pinned.digest, moment)
             if made is not None:
@@ -219,14 +245,15 @@ class Deliveries:
     async def _repolicied(self, seat: Seat, state: RunState, old: Entry) -> Verdict:
         """Someone asked for the run under the target's policy of today: it gets another tracker run."""
         pinned = policy.pin(seat.spec)
-        reading = await self._read(state)
-        if reading is None:
+        read = await self._read(state)
+        if read is None:
             return Done()
+        reading, moment = read
         if not reading.record.outcome.settled:
             return Done()  # a retry of it runs: it has its turn when that ends
         new = old
         if pinned != old.spec.policy:
-            record, _ = await self._record(state, reading, pinned)
+            record, _ = await self._record(state, reading, moment, pinned)
             stub = self._shape(seat, record, pinned)
             new, _ = await self._ledger.intent(
                 record.namespace, _run_ref(state, record), seat.ref, pinned, experiment=stub.parent.experiment,
