@@ -34,10 +34,10 @@ def said(body: Any, status: int = 200) -> Answer:
 
 
 def bodies() -> tuple[Any, Any]:
-    """A run of which one step has ended, and the same when it has succeeded."""
+    """A run of which all steps have ended, and the same when it has succeeded."""
     made = generating.made("made-steps", random.Random(1))
     found = []
-    for version, event in (("1", made.events[2]), ("2", made.events[-1])):
+    for version, event in (("1", made.events[-2]), ("2", made.events[-1])):
         body = json.loads(json.dumps(event.body).replace("made-steps-abcde", "run"))
         body["metadata"] |= {"namespace": "team", "uid": "u", "resourceVersion": version}
         found.append(body)
