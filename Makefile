@@ -2,6 +2,7 @@
 # make demo-down  stop what the demo left running
 # make test   everything: style, types, floors, unit, property, contract, cluster and end-to-end tests
 # make lint   only style, types and floors           make bench         the budgets, measured beside their anchors
+# make chaos SEED=n  break all around the operator, and judge what the trackers hold  (RUNS=150: shorter than 500 runs)
 # make cluster  a real cluster on this machine       make cluster-down  take it away again
 # CONTEXT=name  use your own cluster instead: nothing is built, nothing outside our own namespaces is touched
 
@@ -12,7 +13,7 @@ RUN := $(UV) run --locked --all-extras
 TIER := $(or $(TIER),$(shell test "$$(uname)" = Linux -a "$$(id -u)" = 0 && echo node || echo api))
 CONTEXT_FLAG := $(if $(CONTEXT),--context $(CONTEXT))
 
-.PHONY: help demo demo-down test lint bench cluster cluster-down crds
+.PHONY: help demo demo-down test lint bench chaos cluster cluster-down crds
 help:
 	@sed -n 's/^# \(make .*\)/\1/p;s/^# \(CONTEXT.*\)/\1/p' Makefile
 
@@ -44,6 +45,9 @@ lint: env
 
 bench: env
 	@$(RUN) python -m tests.bench $(CONTEXT_FLAG)
+
+chaos: env
+	@$(RUN) python -m tests.chaos $(if $(SEED),--seed $(SEED)) $(if $(RUNS),--runs $(RUNS)) $(CHAOS_FLAGS)
 
 cluster:
 	@python3 deploy/local/cluster.py up --tier $(TIER)

@@ -30,7 +30,7 @@ class NeptuneDriver:
         return NeptuneTarget(url, self.server.project, self.server.token(url))
 
     def oracle(self, experiment: str) -> Sequence[Held]:
-        return [_held(run) for run in self._oracle.runs(experiment)]
+        return [held(run) for run in self._oracle.runs(experiment)]
 
     def parent(self, held: Held) -> str:
         return held.tags.get("pipetrail.parent", "")
@@ -39,7 +39,7 @@ class NeptuneDriver:
         return value
 
 
-def _held(run: dict[str, Any]) -> Held:
+def held(run: dict[str, Any]) -> Held:
     atoms = run["atoms"]
     params = {p.removeprefix("parameters/"): _text(atoms, p) for p in atoms if p.startswith("parameters/")}
     tags = {p.removeprefix("tags/"): v for p, v in atoms.items() if p.startswith("tags/")}

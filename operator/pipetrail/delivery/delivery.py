@@ -14,7 +14,7 @@ from pipetrail.delivery.copies import Copies, Kept
 from pipetrail.delivery.courier import LOOK_AGAIN_S, Courier, Differs, Progress
 from pipetrail.delivery.lane import Done, Later, Verdict
 from pipetrail.delivery.ledger import Entry, Ledger
-from pipetrail.delivery.memo import Memo
+from pipetrail.delivery.memo import Memo, Moment
 from pipetrail.delivery.metadata import certain
 from pipetrail.delivery.namespaces import Namespaces
 from pipetrail.delivery.recall import Found, Recall
@@ -102,12 +102,13 @@ class Deliveries:
         if entry is None:
             await self._learn(state.header)  # a run whose template opts out is not even read
         pinned = self._pinned(seat, state, entry)
-        reading = None if pinned is None else await self._read(state)
-        if entry is None and reading is not None:
+        read = None if pinned is None else await self._read(state)
+        if entry is None and read is not None:
             await self._learn(state.header)
             pinned = self._pinned(seat, state, entry)  # the survey knew its metadata alone
-        if pinned is None or reading is None:
+        if pinned is None or read is None:
             return None
+        reading, moment = read
         if entry is None and (left := policy.tracked_already(reading.record, seat.spec)) is not None:
             observe.log().debug("left", run=run_name(state), target=str(seat.ref), rule=left.rule, why=left.why)
             return None
@@ -120,7 +121,7 @@ class Deliveries:
             return None  # a tracker fixes a run's start when it is made, so we wait until it has one
         if entry is not None and entry.reopened(state.header.generation) and not outcome.settled:
             return None  # whether a retried run changes what was delivered is known when it has ended
-        record, again = await self._record(state, reading, pinned)
+        record, again = await self._record(state, reading, moment, pinned)
         return Found(record=record, policy=pinned, again=again)
 
     async def begun(self, seat: Seat, state: RunState, found: Found) -> Progress:
@@ -132,38 +133,56 @@ class Deliveries:
                 progress = state.progress[seat.ref] = await self._begin(seat, state, entry, found)
             return progress
 
-    async def _read(self, state: RunState) -> Reading | None:
+    async def _read(self, state: RunState) -> tuple[Reading, Moment] | None:
         """The run as it stands now, or as it last stood; None if it vanished and its last body has not come (yet)."""
         if not state.facts_known:
             await self._ask_for_facts(state)
-        body = state.exhume()
+        body = await self._body(state)
         if body is None:
-            if state.only_kept:
-                return None
-            header = state.header
-            body = await objects.workflow(self._kube, header.namespace, header.name)
-            read = argo.header(body)
-            if read.uid != header.uid:
-                # Its DELETED event may be on its way; the survey closes it if none comes.
-                self._vanished()
-                return None
-            state.header = read
-        state.lifetime = argo.lifetime(body)
-        reading = await self._reading(state, body)
+            return None
+        reading, moment = await self._reading(state, body)
         unseen = _unseen(self._as_argo_has_it(reading, state, body)) - state.asked_for
         if unseen and state.last_body is None:
             # The Workflow's watch was faster than the pods'. A tracker fixes a child's start when it is made, and only
             # the pod knows when the program began: ask once instead of waiting for the event.
             state.asked_for.update(unseen)
             await self._ask_for_facts(state)
-            reading = await self._reading(state, body)
-        return reading
+            if state.last_body is not None or state.header.version != moment[0]:
+                # What we now know is newer than the body: with it a run that has ended would be one that was killed.
+                body = await self._body(state)
+                if body is None:
+                    return None
+            reading, moment = await self._reading(state, body)
+        return reading, moment
 
-    async def _reading(self, state: RunState, body: Any) -> Reading:
+    async def _body(self, state: RunState) -> Any:
+        """The Workflow as the API server has it or, if it was deleted (while we asked, too), as it last was."""
+        body = state.exhume()
+        if body is None and not state.only_kept:
+            header = state.header
+            there = await objects.workflow(self._kube, header.namespace, header.name)
+            body = state.exhume()
+            if body is None:
+                read = argo.header(there)
+                if read.uid != header.uid:
+                    # Its DELETED event may be on its way; the survey closes it if none comes.
+                    self._vanished()
+                    return None
+                state.header, body = read, there
+        if body is not None:
+            state.lifetime = argo.lifetime(body)
+        return body
+
+    async def _reading(self, state: RunState, body: Any) -> tuple[Reading, Moment]:
+        """What `body` and the facts of now say, and which body and which facts that were.
+
+        News may come while it is read: a record is that of its own moment, never of the one in which it was ready.
+        """
+        moment = (argo.header(body).version, state.edition)
         reading = await capture.reading(body, state.facts, state.said.at(body, self._reader), cluster=self._cluster)
         if reading.again:
             state.said.forget()
-        return reading
+        return reading, moment
 
     def _as_argo_has_it(self, reading: Reading, state: RunState, body: Any) -> Record:
         """The record with a step for each pod: of KFP's own pods, drivers and the like, a user's record shows none."""
@@ -187,9 +206,10 @@ class Deliveries:
             case policy.Taken(policy=pinned):
                 return pinned
 
-    async def _record(self, state: RunState, reading: Reading, pinned: api.Policy) -> tuple[Record, bool]:
+    async def _record(
+        self, state: RunState, reading: Reading, moment: Moment, pinned: api.Policy
+    ) -> tuple[Record, bool]:
         """The whole record, redacted; the second value is true if a later capture may give more (a store was away)."""
-        moment = (state.header.version, state.edition)
         async with state.capturing:
             made = self._memo.get(state.uid, pinned.digest, moment)
             if made is not None:
@@ -285,10 +305,10 @@ class Deliveries:
         kept = self._copies.of(state.id, seat.ref)
         if state.only_kept:
             return None if kept is None else await self._recall.found(state, kept, pinned)
-        reading = await self._read(state)
-        if reading is None:
+        read = await self._read(state)
+        if read is None:
             return None
-        record, again = await self._record(state, reading, pinned)
+        record, again = await self._record(state, *read, pinned)
         return Found(record=record, policy=pinned, again=again)
 
     def _tree(self, seat: Seat, entry: Entry, record: Record) -> Tree:
