@@ -2,7 +2,9 @@
 
 import asyncio
 import socket
+import threading
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from ipaddress import ip_address, ip_network
 from typing import Any
@@ -221,3 +223,18 @@ async def test_every_connection_of_a_connector_is_made_by_the_judge() -> None:
                     await session.get(f"http://{host}:{port}")
         assert {where for where in asked if where[0] == "127.0.0.1"} == {("127.0.0.1", port)}
         assert len(met) >= 2
+
+
+async def test_an_address_is_known_though_all_threads_wait_for_names():
+    """A resolver that hangs holds the threads of the event loop; a tracker that is named by its address needs none."""
+    loop, hung = asyncio.get_running_loop(), threading.Event()
+    threads = ThreadPoolExecutor(1)
+    loop.set_default_executor(threads)
+    waiting = loop.run_in_executor(None, hung.wait)
+    try:
+        async with asyncio.timeout(2):
+            assert await addresses.resolved("127.0.0.1") == ("127.0.0.1",)
+            assert await addresses.resolved("[::1]") == ("::1",)
+    finally:
+        hung.set()
+        await waiting

@@ -10,6 +10,7 @@ Nothing here speaks HTTP: a client hands :meth:`Addresses.socket` to its connect
 """
 
 import asyncio
+import contextlib
 import os
 import socket
 from collections.abc import Iterable, Mapping
@@ -144,7 +145,12 @@ async def known(allowed: Iterable[str], server: str, environment: Mapping[str, s
 
 
 async def resolved(host: str) -> tuple[str, ...]:
-    """The addresses of `host`, as the system's resolver gives them; none if it is not known within 5 s."""
+    """The addresses of `host`, as the system's resolver gives them; none if it is not known within 5 s.
+
+    One that is an address needs no resolver, whose threads may all wait for names.
+    """
+    with contextlib.suppress(ValueError):
+        return (str(ip_address(host.strip("[]"))),)
     try:
         async with asyncio.timeout(RESOLVE_S):
             found = await asyncio.get_running_loop().getaddrinfo(host.strip("[]"), None, type=socket.SOCK_STREAM)
