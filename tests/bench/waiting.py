@@ -50,6 +50,7 @@ async def measure(place: Place) -> list[Row]:
     finally:
         await asyncio.to_thread(operator.stop)
         await place.stage.delete_target("dead")
+    place.say(f"waiting: peak and now in MB, at the end {seen}, after a restart {listed}; the Workflows are deleted")
     await objects.remove(place.kube, place.namespace, n)
     worst = max((peak for peak, _ in (seen, listed) if seen and listed), default=None) if seen and listed else None
     note = "needs /proc"
