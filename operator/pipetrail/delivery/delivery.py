@@ -126,7 +126,7 @@ class Deliveries:
 
     async def begun(self, seat: Seat, state: RunState, found: Found) -> Progress:
         """How far the delivery is; its intent stands."""
-        async with state.beginning:
+        async with state.capturing:  # a lane and the keeper may begin it at once
             progress = state.progress.get(seat.ref)
             if progress is None:
                 entry = self._book.get(state.id, seat.ref)

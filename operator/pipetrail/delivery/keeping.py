@@ -63,6 +63,7 @@ class Keeper:
         self._recall = recall
         self._deliveries = deliveries
         self._takers = takers
+        self._refused: dict[str, set[TargetRef]] = {}  # for which targets the outbox took no copy, by the run's uid
         self._shut_until = 0.0  # while the outbox refuses, runs that it has refused are not read again for it
         self._queue = Lane(self._work, concurrency=AT_ONCE, requests_per_second=50)
 
@@ -119,7 +120,7 @@ class Keeper:
             return Later(after_s=AGAIN_S, trouble=False)
 
     async def _turn(self, state: RunState) -> Verdict:
-        if state.refused and _now() < self._shut_until:
+        if state.uid in self._refused and _now() < self._shut_until:
             return Later(after_s=AGAIN_S, trouble=False)
         whole = True
         for seat in self._takers(state):
@@ -150,12 +151,13 @@ class Keeper:
         try:
             written = await self._copies.keep(self._cover(state, seat.ref, found, data), data)
         except NotKept as refusal:
-            await self._refused(seat, state, refusal)
+            await self._say_refused(seat, state, refusal)
             return False
         if written:
             observe.log().info("kept", run=run_name(state), target=str(seat.ref), bytes=len(data))
-        if seat.ref in state.refused:
-            state.refused -= {seat.ref}
+        refused = self._refused.get(state.uid, set())
+        if seat.ref in refused:
+            refused.discard(seat.ref)
             await self._say(seat, state, "", "")
         return not found.again
 
@@ -168,12 +170,13 @@ class Keeper:
             namespace_uid=self._namespaces.uid(state.header.namespace), kept_at=dt.datetime.now(dt.UTC).isoformat(),
         )  # fmt: skip
 
-    async def _refused(self, seat: Seat, state: RunState, refusal: NotKept) -> None:
+    async def _say_refused(self, seat: Seat, state: RunState, refusal: NotKept) -> None:
         """Said once of a run and target: on the TrackedRun, by an Event, in the log, and in a count by reason."""
         self._shut_until = _now() + AGAIN_S
-        if seat.ref in state.refused:
+        refused = self._refused.setdefault(state.uid, set())
+        if seat.ref in refused:
             return
-        state.refused |= {seat.ref}
+        refused.add(seat.ref)
         observe.count(f"outbox_refused {refusal.reason}")
         observe.log().error(
             "not kept", run=run_name(state), target=str(seat.ref), reason=refusal.reason, cause=refusal.message
@@ -238,6 +241,8 @@ class Keeper:
 
     async def sweep(self) -> None:
         """Remove copies that have done their service, or that nobody is left to take."""
+        for uid in [uid for uid, refs in self._refused.items() if not refs or self._runs.get(uid) is None]:
+            del self._refused[uid]
         for kept in self._copies.all():
             stranded = self._stranded(kept.cover)
             if not stranded and not self._over(kept):

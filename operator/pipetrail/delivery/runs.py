@@ -44,8 +44,8 @@ class RunState:
     """One run that some target may still want something of."""
 
     __slots__ = (
-        "_beginning", "_capturing", "_details", "api_failures", "buried_at", "edition", "facts_known", "files_dropped",
-        "header", "last_body", "lifetime", "lost", "met_at", "only_kept", "progress", "refused", "settled_at",
+        "_capturing", "_details", "api_failures", "buried_at", "edition", "facts_known", "files_dropped",
+        "header", "last_body", "lifetime", "lost", "met_at", "only_kept", "progress", "settled_at",
         "stirred_at",
     )  # fmt: skip
 
@@ -58,7 +58,6 @@ class RunState:
         self.buried_at = 0.0  # loop time, where there is a last body
         self.only_kept = False  # all that we have of it are its copies in the outbox
         self.lifetime: argo.Lifetime | None = None  # as of the body that was read last
-        self.refused: frozenset[TargetRef] = frozenset()  # targets for which the outbox took no copy
         self.files_dropped = False  # some of what was read of it is held no more
         self.facts_known = True
         self.api_failures = 0  # in a row
@@ -67,7 +66,6 @@ class RunState:
         self.settled_at: float | None = None
         self._details: _Details | bytes = _Details(argo.RunFacts(), FileCache(), set())
         self._capturing: asyncio.Lock | None = None
-        self._beginning: asyncio.Lock | None = None
 
     @property
     def facts(self) -> argo.RunFacts:
@@ -95,17 +93,10 @@ class RunState:
 
     @property
     def capturing(self) -> asyncio.Lock:
-        """One capture at a time: what `files` says afterwards is of that one."""
+        """One capture at a time: what `files` says afterwards is of that one. One intent at a time as well."""
         if self._capturing is None:
             self._capturing = asyncio.Lock()
         return self._capturing
-
-    @property
-    def beginning(self) -> asyncio.Lock:
-        """One intent at a time: a lane and the keeper may want it at once."""
-        if self._beginning is None:
-            self._beginning = asyncio.Lock()
-        return self._beginning
 
     @property
     def awake(self) -> bool:
@@ -127,7 +118,7 @@ class RunState:
             if len(packed) <= MAX_PACKED_BYTES:
                 break
         self._details = packed
-        self._capturing = self._beginning = None
+        self._capturing = None
         self.files_dropped |= kept[1] is not files
         ours = {k: v for k, v in self.header.annotations.items() if k.startswith(f"{GROUP}/")}
         self.header = msgspec.structs.replace(self.header, annotations=ours)  # a body is read before it is decided on
