@@ -103,7 +103,7 @@ PIECES = st.lists(
     st.sampled_from(
         ["<", ">", "</", "/>", "<!--", "-->", "<p>", "<b ", "<svg>", "<style>", "<img src=", "<a href='", "'", '"', "=",
          "javascript:", "onerror=", "x", " ", "\n", "&", "&lt;", "`", "```", "[", "](", "]:", "![", ")",
-         "data:image/png;base64,", "http://a", "\\", "\x00", "<math><mtext>", "<table>", "<noscript>", "</p>",
+         "data:image/png;base64,", "http://a", "HTTP://a", "#a", "mailto:", "\\", "\x00", "<math><mtext>", "<table>", "<noscript>", "</p>",
          "]]>", "<?"]
     ),
     max_size=25,
@@ -123,6 +123,7 @@ def test_html_that_is_harmless_stays_as_it_is(text):
 @example("![![x](http://a)")
 @example("<<b>")
 @example("`<`b>")
+@example("](<http://a")
 def test_markdown_that_is_harmless_stays_as_it_is(text):
     once = sanitise.markdown(text).text
     assert sanitise.markdown(once) == sanitise.Sanitised(text=once)

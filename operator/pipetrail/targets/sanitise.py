@@ -166,11 +166,12 @@ _PLAIN: Final = re.compile(
     r"</?(?:b|br|code|dd|del|details|dl|dt|em|h[1-6]|hr|i|ins|kbd|li|mark|ol|p|s|small|strong|sub|sup"
     r"|summary|u|ul) ?/?>"
 )
-_ADDRESS: Final = re.compile(r"<(?:https?://|mailto:)[^\s<>\"'`]*>")
+_BRACKETED: Final = r"<(?:https?://|mailto:)[^\s<>\"'`]*>"
+_ADDRESS: Final = re.compile(_BRACKETED, re.IGNORECASE)
 _FENCED: Final = re.compile(r"(?:\A|(?<=\n\n))```[\w+-]*\n(?:(?!```|~~~).*\n)*?```(?:\n|\Z)")
 _INLINED: Final = re.compile(r"!\[[^\[\]]*\]\(data:image/(?:png|jpeg|gif|webp);base64,[A-Za-z0-9+/=]*\)")
 _SUSPECT: Final = re.compile(r"<(?=[A-Za-z/!?])|!\[|\]\(|\]:")
-_TARGET: Final = re.compile(r"\s*<?(?:https?://|mailto:|#)", re.IGNORECASE)
+_TARGET: Final = re.compile(rf"\s*(?:https?://|mailto:|<?#|{_BRACKETED})", re.IGNORECASE)
 
 
 def markdown(text: str) -> Sanitised:
