@@ -150,7 +150,7 @@ def _shades(row: Sequence[Number]) -> Iterator[int]:
         if not whole or math.isnan(value):
             yield NO_SHADE
         else:
-            yield round(FULL_SHADE * value / total) if total else 0
+            yield round(FULL_SHADE * (value / total)) if total else 0
 
 
 def _float(value: Number) -> float:
