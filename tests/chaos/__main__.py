@@ -7,6 +7,7 @@ unexplained; 1 something is, and the evidence is kept; 3 it could not be run.
 import argparse
 import asyncio
 import json
+import logging
 import os
 import random
 import shutil
@@ -56,6 +57,7 @@ def main() -> int:
     print(*plan.lines, sep="\n")
     if wanted.schedule:
         return 0
+    logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)  # that a killed operator hangs up is no news
     folder = Path(tempfile.mkdtemp(prefix=f"pipetrail-chaos-{seed}-"))
     try:
         verdict = _played(plan, folder)
