@@ -11,6 +11,8 @@ STATE := $(or $(PIPETRAIL_STATE),$(HOME)/.cache/pipetrail)
 UV := $(or $(shell command -v uv),$(STATE)/uv/bin/uv)
 RUN := $(UV) run --locked --all-extras
 TIER := $(or $(TIER),$(shell test "$$(uname)" = Linux -a "$$(id -u)" = 0 && echo node || echo api))
+# Also on two cores: the slow tests mostly wait.
+WORKERS := 4
 CONTEXT_FLAG := $(if $(CONTEXT),--context $(CONTEXT))
 
 .PHONY: help demo demo-down test lint bench chaos cluster cluster-down crds
@@ -35,7 +37,7 @@ demo-down: env
 
 test: env lint
 	@$(if $(CONTEXT),,python3 deploy/local/cluster.py up --tier $(TIER))
-	@$(RUN) pytest --numprocesses 2 --dist loadfile $(if $(CONTEXT),--context $(CONTEXT)) $(PYTEST_FLAGS)
+	@$(RUN) pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder $(if $(CONTEXT),--context $(CONTEXT)) $(PYTEST_FLAGS)
 
 lint: env
 	@$(RUN) ruff check .

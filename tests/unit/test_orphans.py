@@ -19,6 +19,7 @@ from pipetrail.delivery.orphans import bearable
 from pipetrail.kube import Kube
 from pipetrail.readers.live import LiveReader
 from pipetrail.settings import Settings
+from pipetrail.sources import argo
 from pipetrail.targets.addresses import ANYWHERE
 
 A = TargetRef(kind="TrackingTarget", name="a", namespace="team")
@@ -261,3 +262,12 @@ async def test_a_run_that_is_kept_elsewhere_is_no_orphan() -> None:
         house.dispatch.copies.complete = False  # its store does not say what it keeps
         await house.survey()
     assert (cluster.written, cluster.asked, cluster.held) == ([], [], set())
+
+
+async def test_a_forged_uid_is_not_taken_for_the_run_of_another_namespace_that_has_it() -> None:
+    cluster = Cluster(entry(1))
+    async with operator(cluster) as house:
+        theirs = {"metadata": {"name": "run-1", "namespace": "another-team", "uid": "u1", "resourceVersion": "1"}}
+        house.dispatch.runs.upsert(argo.header(theirs)).bury(theirs)
+        await house.survey()
+    assert cluster.written == [("a", "SourceDeleted")]

@@ -62,7 +62,7 @@ class Copies:
         self.complete = store is None
         """False while something may be kept that we do not know of: the store did not answer."""
         self._kept: dict[str, Kept] = {}
-        self._uids: Counter[str] = Counter()  # of the runs of whole copies
+        self._runs: Counter[RunId] = Counter()  # that have whole copies
         self._used_bytes: dict[Place, int] = dict.fromkeys(PLACES, 0)
         self._writing_bytes = 0  # on their way into Secrets
         self._garbage: Mapping[str, list[str]] = {}
@@ -73,9 +73,9 @@ class Copies:
         """The copy of one run for one target."""
         return self._kept.get(outbox.copy_id(*run, ref))
 
-    def may_have(self, uid: str) -> bool:
+    def may_have(self, run: RunId) -> bool:
         """There is a whole copy of a run, for some target; or there may be."""
-        return uid in self._uids or not self.complete
+        return run in self._runs or not self.complete
 
     def all(self) -> Iterator[Kept]:
         """Every copy; they may change meanwhile."""
@@ -156,7 +156,7 @@ class Copies:
             else:
                 spare.append(kept)
         best |= {id_: kept for id_, kept in self._kept.items() if id_ in self._touched}
-        self._kept, self._uids = {}, Counter()
+        self._kept, self._runs = {}, Counter()
         self._used_bytes = dict.fromkeys(PLACES, 0)
         for kept in best.values():
             self._know(kept)
@@ -228,15 +228,15 @@ class Copies:
         self._kept[kept.cover.id] = kept
         self._used_bytes[kept.place] += kept.bytes
         if kept.whole:
-            self._uids[kept.cover.uid] += 1
+            self._runs[_run(kept)] += 1
 
     def _unknow(self, id_: str) -> None:
         before = self._kept.pop(id_, None)
         if before is not None:
             self._used_bytes[before.place] -= before.bytes
-            self._uids[before.cover.uid] -= before.whole
-            if not self._uids[before.cover.uid]:
-                del self._uids[before.cover.uid]
+            self._runs[_run(before)] -= before.whole
+            if not self._runs[_run(before)]:
+                del self._runs[_run(before)]
 
     # --- reading and removing -----------------------------------------------------------------------------------
 
@@ -290,3 +290,7 @@ async def look(copies: Copies) -> bool:
 
 def _mib(number: int) -> str:
     return f"{number / (1 << 20):.1f} MiB"
+
+
+def _run(kept: Kept) -> RunId:
+    return kept.cover.namespace, kept.cover.uid

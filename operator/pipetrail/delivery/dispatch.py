@@ -69,7 +69,7 @@ class Dispatch:
             self._offer,
             settings.watch_namespaces,
             cluster=cluster,
-            has_copy=lambda uid: self.copies.may_have(uid),
+            has_copy=lambda run: self.copies.may_have(run),
         )
         self.copies = Copies(
             kube, settings.namespace, most_bytes=settings.outbox_max_bytes, ledger_bytes=lambda: self.book.bytes,

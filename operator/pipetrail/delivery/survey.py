@@ -37,7 +37,7 @@ class Survey:
     def __init__(
         self, kube: Kube, ledger: Ledger, book: Book, runs: Runs, roster: Roster,
         takers: Callable[[argo.Header], list[Seat]], offer: Callable[[RunState], None], namespaces: Sequence[str] = (),
-        *, cluster: str, has_copy: Callable[[str], bool] = lambda _uid: False,
+        *, cluster: str, has_copy: Callable[[RunId], bool] = lambda _run: False,
     ) -> None:  # fmt: skip
         self._kube = kube
         self._namespaces = namespaces
@@ -129,10 +129,10 @@ class Survey:
             if state.uid not in listed and not state.gone and state.met_at < began:
                 found[state.id] = state.header.name
         for entry in self._book.all():
-            uid = entry.spec.run.uid
-            if uid not in listed and not entry.settled and self._runs.get(uid) is None:
-                found[entry.namespace, uid] = entry.spec.run.name
-        return {run: name for run, name in found.items() if not self._has_copy(run[1])}
+            run = (entry.namespace, entry.spec.run.uid)
+            if run[1] not in listed and not entry.settled and self._state(run) is None:
+                found[run] = entry.spec.run.name
+        return {run: name for run, name in found.items() if not self._has_copy(run)}
 
     def _over(self, run: RunId) -> bool:
         """It has had its time, and nobody is sending it: what was read before it went is on its way."""
@@ -183,7 +183,12 @@ class Survey:
         )
 
     def _known(self, run: RunId) -> bool:
-        return self._runs.get(run[1]) is not None or bool(self._book.unsettled(run))
+        return self._state(run) is not None or bool(self._book.unsettled(run))
+
+    def _state(self, run: RunId) -> RunState | None:
+        """What we know of a run. A TrackedRun that someone forged may name the uid of one in another namespace."""
+        state = self._runs.get(run[1])
+        return state if state is not None and state.id == run else None
 
     async def _part_with(self, absent: Mapping[RunId, str], *, complete: bool) -> None:
         """Close what is gone for good, unless so much is gone at once that it looks like a mishap: then hold.
@@ -208,7 +213,7 @@ class Survey:
             for entry in free:
                 await self._close(entry)
                 closed = True
-            if self._runs.get(run[1]) is not None and not self._book.unsettled(run):
+            if self._state(run) is not None and not self._book.unsettled(run):
                 self._runs.forget(run[1])
         if closed and any(seat.hold is not None for seat in self._roster.seats()):
             self._again(AGAIN_S)  # to see what is still held
@@ -242,7 +247,7 @@ class Survey:
                 return False
         except KubeError:
             return False
-        state = self._runs.get(uid)
+        state = self._state(run)
         return state is None or not state.gone
 
     async def _close(self, entry: Entry) -> None:
