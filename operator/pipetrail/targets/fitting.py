@@ -116,6 +116,11 @@ class Names:
         return self._names[key]
 
 
+def tag_about(most: int, prefix: str, key: str) -> str:
+    """The tag that says something about `key`: ``pipetrail.name.loss``. Beyond `most` characters it is marked."""
+    return prefix + (key if len(prefix) + len(key) <= most else marked(key, key, most - len(prefix)))
+
+
 def by_step(texts: Mapping[int, object], most: int, *, alone: bool) -> str:
     """What is said of points: the text itself for the only point of a metric, else JSON by step, as many as fit."""
     if alone:

@@ -7,13 +7,14 @@ import math
 import posixpath
 import re
 from collections.abc import Iterable, Iterator
+from functools import partial
 from typing import Final
 
 from msgspec.structs import replace
 
 from pipetrail.record import Number
 from pipetrail.targets.changes import marked
-from pipetrail.targets.fitting import BROKEN, Fitting, Names, by_step, shown, spelled
+from pipetrail.targets.fitting import BROKEN, Fitting, Names, by_step, shown, spelled, tag_about
 from pipetrail.targets.mlflow.figures import logged_tables
 from pipetrail.targets.mlflow.limits import (
     EXPERIMENT_MOST,
@@ -49,7 +50,7 @@ def fit(run: TrackerRun) -> TrackerRun:
     # One name over params, metrics and tags alike, so that one tag can hold what it was.
     keys = [*run.params, *dict.fromkeys(m.key for m in run.metrics), *(_free(t) for t in run.tags)]
     names = Names(keys, legal, clean, KEY_MOST)
-    fitting = Fitting("MLflow", TAG_MOST, tag_about)
+    fitting = Fitting("MLflow", TAG_MOST, partial(tag_about, KEY_MOST))
     tags: dict[str, str] = {}
     for key, value in run.tags.items():
         name = fitting.renamed("tag", key, names.of(_free(key)))
@@ -96,11 +97,6 @@ def clean(key: str) -> str:
     if text.startswith(".."):
         text = "_" + text[1:]
     return marked(text, key, KEY_MOST) if len(text) > KEY_MOST else text or "_"
-
-
-def tag_about(prefix: str, key: str) -> str:
-    """The tag that says something about `key`: ``pipetrail.name.loss``; a long key is cut and marked."""
-    return prefix + (key if len(prefix) + len(key) <= KEY_MOST else marked(key, key, KEY_MOST - len(prefix)))
 
 
 def _free(tag: str) -> str:

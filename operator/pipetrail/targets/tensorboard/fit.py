@@ -8,13 +8,14 @@ import math
 import re
 import struct
 from collections.abc import Iterable
+from functools import partial
 from typing import Final
 
 from msgspec.structs import replace
 
 from pipetrail.record import Number
 from pipetrail.targets.changes import marked
-from pipetrail.targets.fitting import BROKEN, Fitting, Names, by_step, shown, spelled
+from pipetrail.targets.fitting import BROKEN, Fitting, Names, by_step, shown, spelled, tag_about
 from pipetrail.targets.target import File, Metric, TrackerRun
 from pipetrail.targets.tensorboard import paths
 from pipetrail.targets.tensorboard.events import STATE_TAG
@@ -39,7 +40,7 @@ _CONTROL: Final = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
 
 def fit(run: TrackerRun) -> TrackerRun:
     """`run` as event files can hold it, with every difference in `changes`."""
-    fitting = Fitting("TensorBoard", TEXT_MOST, tag_about)
+    fitting = Fitting("TensorBoard", TEXT_MOST, partial(tag_about, KEY_MOST))
     files = tuple(f for f in (_file(fitting, file) for file in run.files) if f is not None)
     taken = {STATE_TAG, PAGE_TAG, *(tag for f in files if (tag := shown_as(f)))}
     plots, figures = Names([p.path for p in run.figures], legal, clean, KEY_MOST, taken), []
@@ -111,11 +112,6 @@ def number(value: Number) -> tuple[float, str]:
     if narrow == 0 and wide != 0:
         reason = "RoundedToZero"
     return narrow, reason
-
-
-def tag_about(prefix: str, key: str) -> str:
-    """The tag that says something about `key`; a long key is cut and marked."""
-    return prefix + (key if len(prefix) + len(key) <= KEY_MOST else marked(key, key, KEY_MOST - len(prefix)))
 
 
 def _metrics(points: Iterable[Metric], names: Names, fitting: Fitting) -> tuple[Metric, ...]:
