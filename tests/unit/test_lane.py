@@ -123,6 +123,14 @@ async def test_a_halted_lane_keeps_its_keys_and_starts_them_at_once_when_resumed
     assert sorted(desk.keys) == ["a", "a", "b"]
 
 
+async def test_a_key_that_is_due_in_less_than_a_tick_of_the_clock_is_due() -> None:
+    desk = Desk()
+    async with running(desk) as lane:
+        lane.offer("a", after_s=3e-10)
+        await asyncio.sleep(1)
+    assert desk.keys == ["a"]
+
+
 async def test_a_limiter_spreads_what_exceeds_a_second_s_worth() -> None:
     limiter = Limiter(10)
     began = asyncio.get_running_loop().time()

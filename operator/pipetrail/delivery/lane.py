@@ -21,6 +21,9 @@ BACKOFF_FIRST_S: Final = 1.0
 BACKOFF_MOST_S: Final = 300.0
 PROBE_MOST_S: Final = 15.0
 FAILURES_TO_OPEN: Final = 3
+TICK_S: Final = 1e-6
+"""What is due within it is due: asyncio's timers fire up to its clock's resolution early, and to wait for the rest of
+it with another one spins for as long as the clock does not move."""
 
 
 class Done(Frozen, frozen=True):
@@ -199,7 +202,7 @@ class Lane:
         async with asyncio.TaskGroup() as tasks:
             while True:
                 wait_s = self._wait_s()
-                key = self._queue.take(asyncio.get_running_loop().time()) if wait_s == 0.0 else None
+                key = self._queue.take(asyncio.get_running_loop().time() + TICK_S) if wait_s == 0.0 else None
                 if key is not None:
                     self._busy.add(key)
                     tasks.create_task(self._one(key), name=f"deliver {key}")
@@ -218,7 +221,8 @@ class Lane:
         at = self._queue.next_at()
         if at is None:
             return None
-        return max(0.0, max(at, self._not_before) - asyncio.get_running_loop().time())
+        wait_s = max(at, self._not_before) - asyncio.get_running_loop().time()
+        return 0.0 if wait_s <= TICK_S else wait_s
 
     async def _one(self, key: str) -> None:
         errand = self._errands[key]
