@@ -1,6 +1,5 @@
 """The trackers that the contract suite runs against, each started once and only if a test needs it."""
 
-import contextlib
 import uuid
 from collections.abc import Iterator
 
@@ -13,29 +12,21 @@ from tests.real.neptune_oracle import Oracle
 
 
 @pytest.fixture(scope="session")
-def mlflow_servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Server]]:
-    """A plain server and one with MLflow's basic auth; they start side by side."""
-    servers = {
-        "plain": real_mlflow.plain(tmp_path_factory.mktemp("mlflow")),
-        "login": real_mlflow.with_login(tmp_path_factory.mktemp("mlflow-login")),
-    }
-    with contextlib.ExitStack() as stack:
-        for server in servers.values():
-            server.start(bound=True)
-            stack.callback(server.stop)
-        for server in servers.values():
-            server.wait()
-        yield servers
+def plain_mlflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with real_mlflow.serving(tmp_path_factory.mktemp("mlflow")) as server:
+        yield server
 
 
 @pytest.fixture(scope="session")
-def plain_mlflow(mlflow_servers: dict[str, Server]) -> Server:
-    return mlflow_servers["plain"]
-
-
-@pytest.fixture(scope="session")
-def login_mlflow(mlflow_servers: dict[str, Server]) -> Server:
-    return mlflow_servers["login"]
+def login_mlflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server with MLflow's basic auth."""
+    server = real_mlflow.with_login(tmp_path_factory.mktemp("mlflow-login"))
+    server.start(bound=True)
+    try:
+        server.wait()
+        yield server
+    finally:
+        server.stop()
 
 
 @pytest.fixture(scope="session")
