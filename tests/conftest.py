@@ -56,14 +56,26 @@ def tier_of(keywords) -> str:
     return next((tier for tier in reversed(TIERS) if tier in keywords), "unit")
 
 
-@pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Cheap tests first, so that a slip shows before a cluster is needed. Then the slow ones: others fill the gaps."""
+LONG_MINUTES = 4
 
-    def place(item: pytest.Item) -> tuple[bool, bool, int]:
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Cheap tests first, so that a slip shows before a cluster is needed.
+
+    Several workers take a file each: of those that need a cluster the longer begin earlier, and the longest before all
+    else, for what begins last alone decides when all is over. They mostly wait; the cheap tests fill the gaps.
+    """
+    several = hasattr(config, "workerinput")
+    minutes: dict[str, int] = defaultdict(int)
+    for item in items if several else ():
+        for mark in item.iter_markers("minutes"):
+            minutes[item.location[0]] = max(minutes[item.location[0]], mark.args[0])
+
+    def place(item: pytest.Item) -> tuple[bool, bool, int, int]:
         tier = tier_of(item.keywords)
-        cluster = tier in ("api", "node")
-        return cluster, cluster and "slow" not in item.keywords, TIERS.index(tier)
+        takes = minutes[item.location[0]]
+        return takes < LONG_MINUTES, tier in ("api", "node"), -takes, TIERS.index(tier)
 
     items.sort(key=place)
 

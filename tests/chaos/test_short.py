@@ -15,6 +15,7 @@ SEED = 1
 @pytest.mark.api
 @pytest.mark.mlflow
 @pytest.mark.slow
+@pytest.mark.minutes(4)
 async def test_nothing_is_lost_doubled_changed_or_unexplained_after_a_short_storm_of_troubles(
     own_cluster: Cluster,  # noqa: F811
     tracker: Server,  # noqa: F811

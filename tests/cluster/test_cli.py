@@ -18,7 +18,7 @@ from pipetrail import api, recording, replay
 from pipetrail.kube import Kube
 from pipetrail.replay.play import MAX_SPEED
 
-pytestmark = pytest.mark.api
+pytestmark = [pytest.mark.minutes(3), pytest.mark.api]
 
 RECORDINGS = Path(__file__).parents[1] / "data" / "argo"
 NOWHERE = "http://mlflow.nowhere.svc:5000"

@@ -31,7 +31,7 @@ from pipetrail.record import Number, Record, to_json
 from pipetrail.recording_writer import Recorder
 from pipetrail.targets.target import Held
 
-pytestmark = [pytest.mark.api, pytest.mark.mlflow]
+pytestmark = [pytest.mark.minutes(3), pytest.mark.api, pytest.mark.mlflow]
 TARGET = "mlflow"
 STAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
 UID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
@@ -217,14 +217,16 @@ async def test_runs_that_ended_while_nobody_watched_are_read_in_four_calls_each(
     await asyncio.to_thread(working.start, wait_s=60.0)
     for one in done:
         await stage.reaches(one.name, "Synced", within_s=60)
-    assert metadata.calls() == {
-        "GetContextByTypeAndName": 4, "GetExecutionsByContext": 4, "GetEventsByExecutionIDs": 4, "GetArtifactsByID": 4,
-    }  # fmt: skip
+    calls = metadata.calls()
+    again = calls.pop("GetExecutionsByContext") - 4
+    assert calls == {"GetContextByTypeAndName": 4, "GetEventsByExecutionIDs": 4, "GetArtifactsByID": 4}
+    # A run that a busy machine's tracker lets wait for more than ten seconds is asked once more what has changed.
+    assert 0 <= again <= 4
     assert len(metadata.connections()) == 1
 
 
 async def test_a_store_that_goes_away_during_a_run_is_waited_for(stage, metadata, working, tracker, play):
-    playing = asyncio.create_task(play("iris", speed=8))
+    playing = asyncio.create_task(play("iris", speed=2))  # slow: the store goes long before the end
 
     async def first_task_shows() -> bool:
         return any(k.startswith("prepare/") for run in await oracle.held(tracker.url) for k, *_ in run.points

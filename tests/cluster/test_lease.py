@@ -16,7 +16,7 @@ from pipetrail.controller import lease as leases
 from pipetrail.controller.lease import Lease, TakenOver
 from pipetrail.kube import Kube, KubeError
 
-pytestmark = pytest.mark.api
+pytestmark = [pytest.mark.minutes(1), pytest.mark.api]
 
 
 def path(namespace: str) -> str:

@@ -19,7 +19,7 @@ from pipetrail.record import to_json
 from pipetrail.recording_writer import Recorder
 from pipetrail.replay.play import MAX_SPEED
 
-pytestmark = pytest.mark.api
+pytestmark = [pytest.mark.minutes(1), pytest.mark.api]
 RECORDINGS = Path(__file__).parents[1] / "data" / "argo"
 STAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
 SECRET = "CANARY-SECRET-7f3a"

@@ -21,7 +21,13 @@ from tests.cluster.tenants.town import Team, Town
 from tests.e2e import oracle
 from tests.e2e.stage import starts, until
 
-pytestmark = [pytest.mark.api, pytest.mark.mlflow, pytest.mark.slow, pytest.mark.asyncio(loop_scope="module")]
+pytestmark = [
+    pytest.mark.minutes(2),
+    pytest.mark.api,
+    pytest.mark.mlflow,
+    pytest.mark.slow,
+    pytest.mark.asyncio(loop_scope="module"),
+]
 WAYS = (*targets.WAYS, *runs.WAYS, *trackedruns.WAYS)
 DOC = Path(__file__).parents[2] / "docs" / "security.md"
 

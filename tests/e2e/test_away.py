@@ -13,7 +13,7 @@ from tests.real.proxy import Answer, Pass, Proxy
 from pipetrail.controller import bookmarks
 from pipetrail.controller.lease import LEASES
 
-pytestmark = [pytest.mark.api, pytest.mark.mlflow]
+pytestmark = [pytest.mark.minutes(1), pytest.mark.api, pytest.mark.mlflow]
 
 QUICK = {"concurrency": 8, "requestsPerSecond": 200}
 

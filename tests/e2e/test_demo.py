@@ -12,6 +12,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.api
 @pytest.mark.mlflow
 @pytest.mark.slow
+@pytest.mark.minutes(2)
 def test_the_demo_shows_every_value_equal_and_stops_what_it_started():
     command = [sys.executable, "-m", "deploy.demo", "--check"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=1800, check=False)

@@ -24,7 +24,7 @@ from tests.real.proxy import Action, Answer, CommitLater, Drop, Pass, Proxy, See
 
 from pipetrail.kube import TRACKED_RUNS
 
-pytestmark = [pytest.mark.api, pytest.mark.asyncio(loop_scope="module")]
+pytestmark = [pytest.mark.minutes(5), pytest.mark.api, pytest.mark.asyncio(loop_scope="module")]
 
 FAST = 40.0
 QUICK = {"concurrency": 8, "requestsPerSecond": 200}

@@ -25,7 +25,7 @@ from tests.real import mlflow as real_mlflow
 
 from pipetrail.delivery.plan import value_id
 
-pytestmark = [pytest.mark.node, pytest.mark.slow]
+pytestmark = [pytest.mark.minutes(2), pytest.mark.node, pytest.mark.slow]
 
 GATEWAY = "10.88.0.1"  # what this machine is for pods
 CANARY = "canary-5e81b0c94f"

@@ -17,7 +17,7 @@ from tests.real.proxy import Action, Answer, Pass, Proxy, Seen
 from pipetrail import api
 from pipetrail.kube import ARGO
 
-pytestmark = [pytest.mark.api, pytest.mark.mlflow]
+pytestmark = [pytest.mark.minutes(2), pytest.mark.api, pytest.mark.mlflow]
 
 MANY = 25
 QUICK = {"concurrency": 8, "requestsPerSecond": 200}

@@ -36,7 +36,13 @@ from pipetrail.readers import argo as objects
 from pipetrail.sources import argo
 from pipetrail.targets.target import Tree
 
-pytestmark = [pytest.mark.api, pytest.mark.mlflow, pytest.mark.slow, pytest.mark.asyncio(loop_scope="module")]
+pytestmark = [
+    pytest.mark.minutes(6),
+    pytest.mark.api,
+    pytest.mark.mlflow,
+    pytest.mark.slow,
+    pytest.mark.asyncio(loop_scope="module"),
+]
 
 QUICK = {"concurrency": 8, "requestsPerSecond": 200}
 TTL: Mapping[str, Any] = {"ttlStrategy": {"secondsAfterCompletion": 0}}

@@ -30,7 +30,7 @@ from tests.real.proxy import Proxy, Seen
 from pipetrail.delivery.plan import value_id
 from pipetrail.targets.target import Held
 
-pytestmark = [pytest.mark.node, pytest.mark.slow, pytest.mark.asyncio(loop_scope="module")]
+pytestmark = [pytest.mark.minutes(1), pytest.mark.node, pytest.mark.slow, pytest.mark.asyncio(loop_scope="module")]
 
 CANARY = "canary-7f3a9c51d2"
 IMAGE = "lab.local/python:3.11"

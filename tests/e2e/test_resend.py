@@ -16,7 +16,7 @@ from tests.real.proxy import Answer, Pass, Proxy, Seen
 from pipetrail import api
 from pipetrail.kube import TRACKED_RUNS
 
-pytestmark = [pytest.mark.api, pytest.mark.mlflow]
+pytestmark = [pytest.mark.minutes(1), pytest.mark.api, pytest.mark.mlflow]
 
 QUICK = {"concurrency": 8, "requestsPerSecond": 200}
 REFUSED = json.dumps({"error_code": "INVALID_PARAMETER_VALUE", "message": "no run is welcome"}).encode()

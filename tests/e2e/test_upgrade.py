@@ -19,7 +19,7 @@ from tests.real.crds import wait_established
 from tests.real.mlflow import Server
 from tests.real.operator import Operator
 
-pytestmark = [pytest.mark.api, pytest.mark.slow]
+pytestmark = [pytest.mark.minutes(2), pytest.mark.api, pytest.mark.slow]
 
 BASE = str(ROOT / "deploy" / "kustomize" / "base")
 (PREVIOUS,) = (ROOT / "tests" / "data" / "upgrade").glob("pipetrail-*.whl")

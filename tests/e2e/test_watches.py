@@ -19,7 +19,7 @@ from pipetrail.readers.live import LiveReader
 from pipetrail.settings import Settings
 from pipetrail.sources import argo
 
-pytestmark = pytest.mark.api
+pytestmark = [pytest.mark.minutes(1), pytest.mark.api]
 
 
 class Heard(Dispatch):
