@@ -103,9 +103,10 @@ def nothing_there(seen: Seen) -> Action:
 class House:
     """An operator that knows what the cluster's TrackedRuns say."""
 
-    def __init__(self, dispatch: Dispatch, address: str) -> None:
+    def __init__(self, dispatch: Dispatch, mlflow: Proxy) -> None:
         self.dispatch = dispatch
-        self.address = address
+        self.mlflow = mlflow
+        self.address = mlflow.url
 
     async def survey(self) -> None:
         await self.dispatch.survey.once()
@@ -126,7 +127,7 @@ async def operator(cluster: Cluster, hold: api.Condition | None = None) -> Async
         server.decide, mlflow.decide = cluster.decide, nothing_there
         dispatch = Dispatch(kube, Ledger(kube, "me/1"), LiveReader(kube), Settings(), "c", addresses=ANYWHERE)
         dispatch.survey.gone_s = 0.0
-        house = House(dispatch, mlflow.url)
+        house = House(dispatch, mlflow)
         for ref in {e.spec.target.name: e.spec.target for e in cluster.entries.values()}.values():
             house.see(ref, hold=hold)
         async with asyncio.timeout(30):
@@ -271,3 +272,23 @@ async def test_a_forged_uid_is_not_taken_for_the_run_of_another_namespace_that_h
         house.dispatch.runs.upsert(argo.header(theirs)).bury(theirs)
         await house.survey()
     assert cluster.written == [("a", "SourceDeleted")]
+
+
+async def test_one_that_its_tracker_does_not_let_be_closed_is_tried_again_though_nothing_else_happens() -> None:
+    cluster = Cluster(entry(1))
+    async with operator(cluster) as house:
+        survey = house.dispatch.survey
+        survey.held_every_s = 0.1
+        house.mlflow.decide = lambda _: Answer(503, b"")
+        working = asyncio.create_task(survey.run())
+        survey.due.set()
+        async with asyncio.timeout(60):
+            while survey.passes < 3:  # noqa: ASYNC110  a survey tells nobody
+                await asyncio.sleep(0.02)
+            before = list(cluster.written)
+            house.mlflow.decide = nothing_there
+            while not cluster.written:  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+        working.cancel()
+        await asyncio.wait([working])
+    assert (before, cluster.written) == ([], [("a", "SourceDeleted")])

@@ -26,7 +26,7 @@ from pipetrail.targets.target import Refused, TargetError, TrackerRun
 
 SETTLE_S = 2.0  # one survey for a burst of reasons
 AGAIN_S = 10.0
-HELD_EVERY_S = 60.0  # while runs are held: they may come back any moment
+HELD_EVERY_S = 60.0  # while runs are held (they may come back any moment) or their tracker did not let them be closed
 GONE_S = 15.0
 """A run that is missing is given this long for its DELETED event, whose last body is worth more than knowing soon."""
 
@@ -48,6 +48,7 @@ class Survey:
         self._takers = takers
         self._offer = offer
         self.gone_s = GONE_S
+        self.held_every_s = HELD_EVERY_S
         self._cluster = cluster
         self._has_copy = has_copy
         self.told: Callable[[], bool] = lambda: True
@@ -100,13 +101,12 @@ class Survey:
             for entry in self._book.all():
                 if entry.spec.run.uid not in listed:
                     self._book.gone((entry.namespace, entry.spec.run.uid), began)
-        if self.told():
-            await self._part_with(absent, complete=complete)
+        left = self.told() and await self._part_with(absent, complete=complete)
         self.passes += 1
         if any(since >= began for since in self._missing.values()) or (absent and not self.told()):
             self._again(self.gone_s)
-        elif any(seat.hold is not None for seat in self._roster.seats()):
-            self._again(HELD_EVERY_S)
+        elif left or any(seat.hold is not None for seat in self._roster.seats()):
+            self._again(self.held_every_s)
 
     async def _list(self) -> tuple[set[str], bool]:
         """Uids of all runs that stand; false if there are no Workflows here at all, so that nothing can be missing."""
@@ -190,9 +190,10 @@ class Survey:
         state = self._runs.get(run[1])
         return state if state is not None and state.id == run else None
 
-    async def _part_with(self, absent: Mapping[RunId, str], *, complete: bool) -> None:
+    async def _part_with(self, absent: Mapping[RunId, str], *, complete: bool) -> bool:
         """Close what is gone for good, unless so much is gone at once that it looks like a mishap: then hold.
 
+        True if some of it could not be closed now: its tracker or the API server did not answer, say.
         Missing means a GET that says 404 or another uid. Of many that are absent no more are asked for than it takes
         to know that they are too many.
         """
@@ -205,18 +206,23 @@ class Survey:
             if await self._gone(run, over[run]):
                 gone.add(run)
         await self._hold(absent.keys() & unsettled, complete=complete, too_many=len(gone) > bearable or not complete)
-        closed = False
+        closed = left = False
         for run, name in over.items():
             free = [entry for entry in self._book.unsettled(run) if not self._keeps(entry)]
-            if (run in unsettled and not free) or not (run in gone or await self._gone(run, name)):
+            if run in unsettled and not free:
+                continue
+            if not (run in gone or await self._gone(run, name)):
+                left = True
                 continue
             for entry in free:
                 await self._close(entry)
                 closed = True
+            left |= any(self._roster.get(entry.spec.target) is not None for entry in self._book.unsettled(run))
             if self._state(run) is not None and not self._book.unsettled(run):
                 self._runs.forget(run[1])
         if closed and any(seat.hold is not None for seat in self._roster.seats()):
             self._again(AGAIN_S)  # to see what is still held
+        return left
 
     async def _hold(self, orphans: Set[RunId], *, complete: bool, too_many: bool) -> None:
         """Have each target hold its orphans, if they are too many or it held some already, until there are none."""

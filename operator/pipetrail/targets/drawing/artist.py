@@ -27,8 +27,8 @@ _PASSED_ON: Final = ("PYTHONPATH", "PYTHONHOME")  # where Python is; nothing els
 class Patience(Frozen, frozen=True):
     """Seconds that things may take: a process's first order with the imports in it, each other one, and no order."""
 
-    start_s: float = 30.0
-    draw_s: float = 15.0
+    start_s: float = 60.0
+    draw_s: float = 30.0
     idle_s: float = 60.0
 
 
