@@ -125,7 +125,7 @@ async def town(stage: Stage, tracker: Server, tmp_path: Path, own_kubectl: Kubec
             await stage.kube.patch(f"/api/v1/namespaces/{each.namespace}", labels)
     path = f"{TRACKED_RUNS}/clustertrackingtargets"
     spec = {
-        "backend": {"mlflow": {"trackingUri": tracker.url.replace("127.0.0.1", "localhost")}},
+        "backend": {"mlflow": {"trackingUri": tracker.url}},
         "namespaceSelector": {"matchLabels": {"pipetrail.dev/shards": mark}},
         "delivery": QUICK, "capture": {"stdout": "On"},
     }  # fmt: skip

@@ -18,7 +18,7 @@ EDGES = st.lists(st.integers(0, TOP), max_size=7).map(lambda edges: Cut(edges=tu
 
 
 def test_names_are_hashed_as_the_api_server_hashes_them() -> None:
-    # The first two are FNV's own test vectors; the others were seen on a server (specs: cluster.md §2).
+    # The first two are FNV's own test vectors; the others were seen on a server (cluster.md §2).
     assert place("") == 0xCBF29CE484222325
     assert place("foobar") == 0x85944171F73967E8
     assert place("team-a") >> 48 == 0xDE90

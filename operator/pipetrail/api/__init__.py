@@ -68,5 +68,6 @@ __all__ = [
     "LabelSelector", "MlflowAuth", "MlflowBackend", "Model", "Naming", "NeptuneBackend", "Policy", "Reason", "Redact",
     "Requirement", "RunPolicy", "RunRef", "SecretKeyRef", "Select", "ShardStatus", "StatusChange", "StatusPartial",
     "SyncCounts", "SyncPhase", "TargetKind", "TargetRef", "TargetSpec", "TargetStatus", "TensorboardBackend",
-    "TrackedRunSpec", "TrackedRunStatus", "crds", "decode_target", "seconds", "shards_of", "to_json", "to_yaml", "tracked_run_name",
+    "TrackedRunSpec", "TrackedRunStatus", "crds", "decode_target", "seconds", "shards_of", "to_json", "to_yaml",
+    "tracked_run_name",
 ]  # fmt: skip

@@ -228,10 +228,10 @@ class Several:
 
     def let_go(self, left: Versions) -> None:
         """Nothing is sent any more; so far the watches had come."""
-        self._marks = dict(left)
+        text = bookmarks.text(left)
+        self._marks = dict(left) if text else {}
         self._plan = None
         self._sure_at = -1
-        text = bookmarks.text(left)
         self._lease.leave = lambda: {**self.annotations({}), bookmarks.ANNOTATION: text}
 
     async def moved(self) -> None:
