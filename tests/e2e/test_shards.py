@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
 import pytest
 import pytest_asyncio
 from tests.cluster.fixtures import Kubectl, sweep
@@ -86,10 +87,14 @@ class Town:
 
     async def plan(self) -> Plan | None:
         """How the namespaces are cut now."""
-        import msgspec
-
         body = await self.home.kube.get(f"/api/v1/namespaces/{self.home.namespace}/configmaps/pipetrail-shards")
         return msgspec.json.decode(body["data"]["plan"], type=Plan)
+
+    async def said_by(self, shards: int) -> list[Any]:
+        """What the shards say of the cluster's target, once that is so many."""
+        target = await self.home.kube.get(f"{TRACKED_RUNS}/clustertrackingtargets/{self.cluster_target}")
+        found = (target.get("status") or {}).get("shards") or []
+        return found if [each["shard"] for each in found] == list(range(shards)) else []
 
     async def settled(self, within_s: float = 240.0) -> None:
         """Wait until every run that was begun is in its tracker and without a doubt."""
@@ -182,9 +187,8 @@ async def test_one_two_four_and_one_again_under_load_lose_nothing_and_double_not
     assert (four.cut.shards, four.before) == (4, 2)
     await asyncio.sleep(RUN_S / 2)
 
-    target = await town.home.kube.get(f"{TRACKED_RUNS}/clustertrackingtargets/{town.cluster_target}")
-    say("the cluster's target by shard: " + json.dumps(target["status"].get("shards")))
-    assert [each["shard"] for each in target["status"]["shards"]] == [0, 1, 2, 3]
+    shards = await until("each shard has said how the cluster's target stands", lambda: town.said_by(4))
+    say("the cluster's target by shard: " + json.dumps([(s["shard"], s["ready"], s["sync"]["synced"]) for s in shards]))
 
     say("one operator again: the others are there for a while, one goes, one is killed")
     town.play()
@@ -192,6 +196,7 @@ async def test_one_two_four_and_one_again_under_load_lose_nothing_and_double_not
     town.made[3].kill()
     await asyncio.gather(starts(town.operator(0)), asyncio.to_thread(town.made[2].stop))
     say("the operator looks after everything")
+    await until("nobody speaks of shards any more", lambda: _is_empty(town))
     played = await asyncio.gather(*town.playing)
     await town.settled()
     say(f"{len(played)} runs are settled")
@@ -210,6 +215,11 @@ async def test_one_two_four_and_one_again_under_load_lose_nothing_and_double_not
         say(f"shard {number}: " + ", ".join(_gaps(operator)))
     for said in ("claim lost", "lost", "delivery failed", "event failed"):
         assert [line for operator in town.made.values() for line in operator.lines(said)] == []
+
+
+async def _is_empty(town: Town) -> bool:
+    target = await town.home.kube.get(f"{TRACKED_RUNS}/clustertrackingtargets/{town.cluster_target}")
+    return "shards" not in target["status"]
 
 
 async def _began(operator: Operator, times: int) -> bool:
