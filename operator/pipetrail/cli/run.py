@@ -20,6 +20,15 @@ def ordinal(host: str) -> int:
     return int(number)
 
 
+def _number(shard: str) -> int:
+    """Which one `--shard` names."""
+    if shard == "auto":
+        return ordinal(socket.gethostname())
+    if not shard.isdecimal():
+        raise ValueError(f"{shard!r} is no shard: give its number, from 0 on, or auto")
+    return int(shard)
+
+
 def run(
     config: Annotated[
         Path | None,
@@ -134,7 +143,7 @@ def run(
         base.places, argo_ui=argo_ui or base.places.argo_ui, logs_url=logs_url or base.places.logs_url
     )
     try:
-        number = base.shard if shard is None else ordinal(socket.gethostname()) if shard == "auto" else int(shard)
+        number = base.shard if shard is None else _number(shard)
         base = msgspec.structs.replace(
             base, shard=number, shards=base.shards if shards is None else shards,
             lease="" if no_lease else lease or base.lease,
