@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from rich.console import Console
-from tests.bench import boards, counts, events, latency, memory, metadata, neighbour, trackers, waiting, workers
+from tests.bench import boards, counts, events, latency, memory, metadata, neighbour, shards, trackers, waiting, workers
 from tests.bench.place import Place, Trouble, place
 from tests.bench.table import Row, plain, show
 
@@ -26,6 +26,7 @@ MEASUREMENTS: Final[dict[str, Callable[[Place], Awaitable[list[Row]]]]] = {
     "metadata": metadata.measure,
     "latency": latency.measure,
     "neighbour": neighbour.measure,
+    "shards": shards.measure,
 }
 
 

@@ -18,10 +18,10 @@ from pipetrail.api.backend import (
 )
 from pipetrail.api.conditions import CONFIRM_ANNOTATION, HELD, REASONS, Reason
 from pipetrail.api.crds import crds, to_yaml
-from pipetrail.api.decode import FoundTarget, InvalidTarget, decode_target
+from pipetrail.api.decode import FoundTarget, InvalidTarget, decode_target, shards_of
 from pipetrail.api.model import API_VERSION, GROUP, VERSION, Model
 from pipetrail.api.rules import seconds
-from pipetrail.api.status import Condition, SyncCounts, TargetStatus
+from pipetrail.api.status import Condition, ShardStatus, SyncCounts, TargetStatus
 from pipetrail.api.target import (
     EXPERIMENT_ANNOTATION,
     RUN_NAME_ANNOTATION,
@@ -66,7 +66,8 @@ __all__ = [
     "TRACK_LABEL", "VERSION", "Backend", "BasicAuth", "CaBundleRef", "Capture", "Changes", "Claim",
     "ClusterTargetSpec", "Condition", "ConfigMapKeyRef", "Delivery", "Files", "FoundTarget", "InvalidTarget",
     "LabelSelector", "MlflowAuth", "MlflowBackend", "Model", "Naming", "NeptuneBackend", "Policy", "Reason", "Redact",
-    "Requirement", "RunPolicy", "RunRef", "SecretKeyRef", "Select", "StatusChange", "StatusPartial", "SyncCounts",
-    "SyncPhase", "TargetKind", "TargetRef", "TargetSpec", "TargetStatus", "TensorboardBackend", "TrackedRunSpec",
-    "TrackedRunStatus", "crds", "decode_target", "seconds", "to_json", "to_yaml", "tracked_run_name",
+    "Requirement", "RunPolicy", "RunRef", "SecretKeyRef", "Select", "ShardStatus", "StatusChange", "StatusPartial",
+    "SyncCounts", "SyncPhase", "TargetKind", "TargetRef", "TargetSpec", "TargetStatus", "TensorboardBackend",
+    "TrackedRunSpec", "TrackedRunStatus", "crds", "decode_target", "seconds", "shards_of", "to_json", "to_yaml",
+    "tracked_run_name",
 ]  # fmt: skip

@@ -4,6 +4,7 @@ The API server has judged it already if it knows the CRD's rules; an older one, 
 off, has not.
 """
 
+import contextlib
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -14,7 +15,7 @@ from msgspec import inspect
 from pipetrail.api.conditions import CONFIRM_ANNOTATION, HELD
 from pipetrail.api.model import API_VERSION, Rule
 from pipetrail.api.schema import model_of
-from pipetrail.api.status import Condition
+from pipetrail.api.status import Condition, ShardStatus
 from pipetrail.api.target import ClusterTargetSpec, TargetKind, TargetRef, TargetSpec
 
 _SPECS: Final[Mapping[TargetKind, type[TargetSpec]]] = {
@@ -27,7 +28,8 @@ _BEGINNING: Final = datetime(1970, 1, 1, tzinfo=UTC)
 class FoundTarget(msgspec.Struct, frozen=True, kw_only=True):
     """A target that can be used: who it is, what it asks for, which edit of it this is.
 
-    `hold` is its condition MassOrphanGuard if that stands, and `confirmed` which one someone confirmed.
+    `hold` is its condition MassOrphanGuard if that stands, and `confirmed` which one someone confirmed; `shards` says
+    how a cluster's target stands with each of several operators.
     """
 
     ref: TargetRef
@@ -38,6 +40,7 @@ class FoundTarget(msgspec.Struct, frozen=True, kw_only=True):
     labels: Mapping[str, str] = {}
     confirmed: str = ""
     hold: Condition | None = None
+    shards: tuple[ShardStatus, ...] = ()
 
 
 class InvalidTarget(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,7 +76,7 @@ def decode_target(body: Any) -> FoundTarget | InvalidTarget:
     return FoundTarget(
         ref=ref, spec=spec, uid=uid, generation=generation, created=_time(meta.get("creationTimestamp")),
         labels=_labels(meta.get("labels")), confirmed=_labels(meta.get("annotations")).get(CONFIRM_ANNOTATION, ""),
-        hold=_hold(body.get("status")),
+        hold=_hold(body.get("status")), shards=shards_of(body),
     )  # fmt: skip
 
 
@@ -162,6 +165,17 @@ def _hold(status: Any) -> Condition | None:
             except msgspec.ValidationError:
                 return None
     return None
+
+
+def shards_of(body: Mapping[str, Any]) -> tuple[ShardStatus, ...]:
+    """What several operators left in a target's status; what can't be read is left out."""
+    status = body.get("status")
+    found = status.get("shards") if isinstance(status, Mapping) else None
+    read = []
+    for each in found if isinstance(found, list) else ():
+        with contextlib.suppress(msgspec.ValidationError):
+            read.append(msgspec.convert(each, ShardStatus))
+    return tuple(read)
 
 
 def _time(value: Any) -> datetime:
