@@ -174,15 +174,26 @@ async def test_one_that_is_alone_again_waits_for_the_others_and_they_rest(house:
     await waits(second)
 
 
-async def test_a_configmap_that_is_lost_is_written_anew_with_a_higher_epoch(house: House) -> None:
+@pytest.mark.parametrize("how", ["deleted", "set back", "torn"])
+async def test_a_configmap_that_is_lost_is_written_anew_with_a_higher_epoch(house: House, how: str) -> None:
     first, second = house.shard(0, 2), house.shard(1, 2)
     await first.begins()
     await second.begins()
-    before = (await house.plan()).epoch
-    await house.kube.delete(house.path)
+    await first.goes()
+    first = house.shard(0, 3)
+    await second.moves("5")
+    assert [(await shard.begins()).share.of for shard in (first, second)] == [3, 3]
+    before = await house.plan()
+    assert before.epoch == 2
+    if how == "deleted":
+        await house.kube.delete(house.path)
+    else:
+        edited = {"epoch": 1} if how == "set back" else {"edges": ("0x20", "0x10")}
+        plan = msgspec.json.encode(msgspec.structs.replace(before, **edited)).decode()
+        await house.kube.patch(house.path, {"data": {"plan": plan}})
     await asyncio.gather(first.moves("9"), second.moves("8"))
     assert [(await shard.begins()).start_at for shard in (first, second)] == [{WORKFLOWS: "8"}] * 2
-    assert (await house.plan()).epoch > before
+    assert (await house.plan()).epoch > before.epoch
 
 
 async def test_nothing_is_sent_after_a_lapse_of_the_lease_until_the_plan_was_read_again(house: House) -> None:

@@ -15,7 +15,9 @@ from tests.real.proxy import Action, Answer, Proxy, Seen, Stall
 from pipetrail import api, shards
 from pipetrail.api import TargetRef
 from pipetrail.delivery.dispatch import KEEP_SETTLED_S, Dispatch
+from pipetrail.delivery.lane import Done, Lane
 from pipetrail.delivery.ledger import Entry, Ledger
+from pipetrail.delivery.roster import Seat
 from pipetrail.kube import Kube
 from pipetrail.readers.live import LiveReader
 from pipetrail.settings import Settings
@@ -159,3 +161,23 @@ async def test_a_shard_looks_after_its_own_namespaces_targets_and_has_a_part_of_
             seen.append({seat.ref.name: seat.lane.limiter.rate for seat in made.roster.seats()})
             await made.close()
     assert seen == [{"all": 25.0}, {"own": 50.0, "all": 25.0}]
+
+
+async def test_what_a_shard_holds_is_confirmed_by_the_time_of_the_last_shard_and_nothing_later_is() -> None:
+    def held_since(second: int, confirmed: int, share: shards.Share) -> bool:
+        said = api.ShardStatus(shard=0, held_since=f"2026-01-01T00:00:{second:02}Z")
+        found = msgspec.structs.replace(
+            target("all", NOWHERE), ref=TargetRef(kind="ClusterTrackingTarget", name="all"), shards=(said,),
+            confirmed=f"2026-01-01T00:00:{confirmed:02}Z", hold=None,
+        )  # fmt: skip
+
+        async def never(_: str) -> Done:
+            return Done()
+
+        seat = Seat(found, Lane(never, concurrency=1, requests_per_second=1), share)
+        return seat.close_confirmed
+
+    half = shards.Cut(edges=(shards.TOP // 2,)).share(0)
+    assert half is not None
+    assert [held_since(second, 7, half) for second in (5, 7, 9)] == [True, True, False]
+    assert not held_since(5, 7, shards.WHOLE)  # alone it looks at the target's own condition

@@ -353,11 +353,13 @@ class Several:
 
     async def _first(self, found: Plan | None) -> Plan:
         """The first epoch after an operator without shards, or after the ConfigMap was lost: higher than any."""
-        if found is None:
-            others = range(1, max(self._stand.span, self._shards))
-            stands = [_stand((await self._lease.beside(name_of(self._base, j))).annotations) for j in others]
-            known = [self._stand, *(stand for stand in stands if stand is not None)]
-            found = Plan(epoch=max(stand.epoch for stand in known), span=max(stand.span for stand in known))
+        found = found or Plan(epoch=0)
+        others = range(1, max(self._stand.span, found.span, self._shards))
+        stands = [_stand((await self._lease.beside(name_of(self._base, j))).annotations) for j in others]
+        known: list[Plan | Stand] = [found, self._stand, *(stand for stand in stands if stand is not None)]
+        found = Plan(
+            epoch=max(each.epoch for each in known), span=max(each.span for each in known), edges=found.edges
+        )  # fmt: skip
         return await self._write(found, await self._runs(), before=max(1, self._stand.shards))
 
     async def _recut(self, plan: Plan) -> None:
@@ -390,7 +392,7 @@ class Several:
         return plan
 
     async def _read(self) -> Plan | None:
-        """The plan as it stands; null if there is none that can be read."""
+        """The plan as it stands; null if there is none, or one that was set back: shard 0 then writes a higher one."""
         try:
             body = await self._kube.get(f"{self._configmaps}/{self._name}")
         except ApiError as error:
@@ -403,7 +405,7 @@ class Several:
             plan = msgspec.json.decode(str((body.get("data") or {}).get("plan")), type=Plan)
         except msgspec.DecodeError as error:
             raise KubeError(f"ConfigMap {self._name}: {error}; delete it and restart all shards") from None
-        return plan if plan.cut.sound else None
+        return plan if plan.cut.sound and plan.epoch >= self._stand.epoch else None
 
     async def _runs(self) -> dict[str, int]:
         """How many runs each namespace has, from metadata alone."""
