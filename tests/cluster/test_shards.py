@@ -12,7 +12,9 @@ from tests.e2e.stage import until
 
 from pipetrail.controller import bookmarks
 from pipetrail.controller.lease import LEASES, Lease
-from pipetrail.controller.shares import Alone, Beginning, Plan, Several, Shares, name_of, shares
+from pipetrail.controller.plans import Plan
+from pipetrail.controller.shares import Alone, Beginning, Several, Shares, shares
+from pipetrail.controller.stands import name_of
 from pipetrail.kube import Kube
 from pipetrail.settings import Settings
 from pipetrail.shards import TOP, WHOLE

@@ -23,7 +23,7 @@ from tests.e2e.stage import Stage, starts, until
 from tests.real.mlflow import Server
 from tests.real.operator import Operator
 
-from pipetrail.controller.shares import Plan
+from pipetrail.controller.plans import Plan
 from pipetrail.kube import TRACKED_RUNS
 from pipetrail.readers import argo as objects
 from pipetrail.sources import argo

@@ -12,66 +12,27 @@ Polled, not watched: each shard writes its Lease every few seconds anyway, and a
 """
 
 import asyncio
-import datetime as dt
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Mapping
+from typing import Final
 
 import msgspec
 
 from pipetrail import observe
-from pipetrail.api import GROUP
 from pipetrail.controller import bookmarks
 from pipetrail.controller.bookmarks import Versions
 from pipetrail.controller.lease import RENEW_S, Beside, Lease
-from pipetrail.kube import ARGO, ApiError, Kube, KubeError, collections
+from pipetrail.controller.plans import Plan, Plans
+from pipetrail.controller.stands import ANNOTATION, Stand, earliest, fresh, name_of, stand_of, text_of
+from pipetrail.kube import ApiError, Kube, KubeError
 from pipetrail.record import Frozen
 from pipetrail.settings import Settings
-from pipetrail.shards import WHOLE, Cut, Share, kept
+from pipetrail.shards import WHOLE, Share, kept
 
-ANNOTATION: Final = f"{GROUP}/shard"
 POLL_S: Final = 1.0
 RECUT_EVERY_S: Final = 600.0
 BLIND_S: Final = 60.0
 """Without the right to see the other shards' Leases an operator that is alone again waits this long: one that can read
 its Lease lets go within 40 s, and one that can't has no Lease after 10."""
-STALE_S: Final = 300.0
-"""Where a Lease's watches stood is of no use any more: the API server has forgotten it."""
-
-
-class Plan(Frozen, frozen=True):
-    """What the ConfigMap holds: the cut's edges in hexadecimal, for JSON's readers know no whole numbers of 64 bits.
-
-    Before this epoch there were `before` shards, and never more than `span`.
-    """
-
-    epoch: int
-    edges: tuple[str, ...] = ()
-    before: int = 1
-    span: int = 1
-
-    @property
-    def cut(self) -> Cut:
-        """Where the stretches meet; unsound if someone wrote what is no number."""
-        try:
-            return Cut(edges=tuple(int(edge, 16) for edge in self.edges))
-        except ValueError:
-            return Cut(edges=(-1,))
-
-
-class Stand(Frozen, frozen=True):
-    """What a shard says in its Lease.
-
-    It sends nothing under epochs before `epoch`; the one it began last is `term`. `left` is where its watches stood
-    when it let go. `shards` is 1 if it looks after everything; it has met up to `span` others. `free`: it has nothing.
-    """
-
-    epoch: int = 0
-    term: int = 0
-    shards: int = 0
-    span: int = 1
-    free: bool = False
-    left: Mapping[str, str] = {}
 
 
 class Beginning(Frozen, frozen=True):
@@ -79,10 +40,6 @@ class Beginning(Frozen, frozen=True):
 
     share: Share
     start_at: Mapping[str, str] = {}
-
-
-class Moved(Exception):
-    """The namespaces are cut otherwise: let go."""
 
 
 class Alone:
@@ -106,16 +63,16 @@ class Alone:
         if lease is None:
             return Beginning(share=WHOLE)
         start: list[Versions] = [bookmarks.read(lease.found)]
-        before = _stand(lease.found)
+        before = stand_of(lease.found)
         if before is None:
             return Beginning(share=WHOLE, start_at=start[0])
-        self._stand = _text(Stand(shards=1, span=before.span))
+        self._stand = text_of(Stand(shards=1, span=before.span))
         lease.leave = lambda: self.annotations({})
         await lease.say()
         try:
             for number in range(1, before.span):
                 name = name_of(lease.name, number)
-                start.append(_fresh(await self._let_go(lease, name)))
+                start.append(fresh(await self._let_go(lease, name)))
         except ApiError as error:
             if error.status not in (401, 403):
                 raise
@@ -128,7 +85,7 @@ class Alone:
         while True:
             try:
                 beside = await lease.beside(name)
-                if not beside.live or (_stand(beside.annotations) or Stand()).free:
+                if not beside.live or (stand_of(beside.annotations) or Stand()).free:
                     return beside
                 if self.waits_for != name:
                     self.waits_for = name
@@ -158,15 +115,11 @@ class Several:
     """Shard `number`. Shard 0 writes the plan, for `shards` of them; what the others were told of that is no matter."""
 
     def __init__(self, kube: Kube, settings: Settings, lease: Lease, number: int) -> None:
-        self._kube = kube
         self._lease = lease
         self._number = number
         self._shards = settings.shards
-        self._namespaces = settings.watch_namespaces
         self._base = settings.lease
-        self._configmaps = f"/api/v1/namespaces/{settings.namespace}/configmaps"
-        self._name = f"{settings.lease}-shards"
-        self._version = ""  # of the ConfigMap as it was read last
+        self._plans = Plans(kube, settings)
         self._stand = Stand()
         self._inherited = False
         self._plan: Plan | None = None
@@ -193,14 +146,14 @@ class Several:
 
     def annotations(self, marks: Mapping[str, str]) -> dict[str, str]:
         """What the Lease carries."""
-        return {**marks, ANNOTATION: _text(self._stand)}
+        return {**marks, ANNOTATION: text_of(self._stand)}
 
     async def begin(self) -> Beginning:
         """Wait until there is a share for us and nobody else sends for it."""
         await self._lease.permit()
         if not self._inherited:
             self._inherited = True
-            self._stand = _stand(self._lease.found) or Stand()
+            self._stand = stand_of(self._lease.found) or Stand()
             ran = self._stand.term == self._stand.epoch
             self._marks = dict(bookmarks.read(self._lease.found) if ran else self._stand.left)
             self._lease.leave = lambda: self.annotations({})
@@ -240,7 +193,7 @@ class Several:
             await asyncio.sleep(RENEW_S if self._sure_at == self._lease.takings else POLL_S)
             taking = self._lease.takings
             try:
-                plan = await self._read()
+                plan = await self._plans.read(self._stand.epoch)
                 alone = await self._alone()
                 if plan is None or self._plan is None or plan.epoch != self._plan.epoch or alone:
                     return
@@ -260,7 +213,7 @@ class Several:
         if await self._alone():
             return await self._rest("an operator without shards holds the Lease")
         taking = self._lease.takings
-        plan = await self._read()
+        plan = await self._plans.read(self._stand.epoch)
         if self._number == 0 and (plan is None or not plan.cut.sound or self._stand.epoch == 0):
             plan = await self._first(plan)
         if plan is None:
@@ -272,7 +225,9 @@ class Several:
         stands = await self._stands(plan)
         if isinstance(stands, str):
             return stands
-        again = await self._read()  # who did not see us acknowledge had the next epoch before we did
+        again = await self._plans.read(
+            self._stand.epoch
+        )  # who did not see us acknowledge had the next epoch before we did
         if again is None or again.epoch != plan.epoch:
             return "a new cut is acknowledged"
         start = self._start(plan, stands)
@@ -283,7 +238,7 @@ class Several:
                 return f"shard {live[0]} has not begun epoch {plan.epoch}"
             self._marks = dict(start)
             self._stand = msgspec.structs.replace(self._stand, term=plan.epoch)
-            await self._write(plan, await self._runs(), before=plan.cut.shards)
+            await self._plans.write(plan, await self._plans.runs(), before=plan.cut.shards)
             return "a new cut is written"
         if share is None:
             self.idle = True
@@ -325,7 +280,7 @@ class Several:
                 continue
             name = name_of(self._base, number)
             beside = await self._lease.beside(name)
-            stand = _stand(beside.annotations) or Stand()
+            stand = stand_of(beside.annotations) or Stand()
             if beside.live and stand.epoch < plan.epoch and not stand.free:
                 return f"the Lease {name}, which {beside.holder} holds, has not acknowledged epoch {plan.epoch}"
             found[number] = beside, stand
@@ -338,7 +293,7 @@ class Several:
         found: list[Versions] = [self._stand.left] if self._number < plan.before else []
         for number, (beside, stand) in stands.items():
             if number < plan.before:
-                found.append(stand.left if stand.epoch >= plan.epoch else _fresh(beside))
+                found.append(stand.left if stand.epoch >= plan.epoch else fresh(beside))
         return earliest(found)
 
     async def _alone(self) -> bool:
@@ -346,7 +301,7 @@ class Several:
         if self._number == 0:
             return False
         first = await self._lease.beside(self._base)
-        stand = _stand(first.annotations)
+        stand = stand_of(first.annotations)
         return first.live and (stand is None or stand.shards <= 1)
 
     # --- the plan -------------------------------------------------------------------------------------------------
@@ -355,16 +310,16 @@ class Several:
         """The first epoch after an operator without shards, or after the ConfigMap was lost: higher than any."""
         found = found or Plan(epoch=0)
         others = range(1, max(self._stand.span, found.span, self._shards))
-        stands = [_stand((await self._lease.beside(name_of(self._base, j))).annotations) for j in others]
+        stands = [stand_of((await self._lease.beside(name_of(self._base, j))).annotations) for j in others]
         known: list[Plan | Stand] = [found, self._stand, *(stand for stand in stands if stand is not None)]
         found = Plan(
             epoch=max(each.epoch for each in known), span=max(each.span for each in known), edges=found.edges
         )  # fmt: skip
-        return await self._write(found, await self._runs(), before=max(1, self._stand.shards))
+        return await self._plans.write(found, await self._plans.runs(), before=max(1, self._stand.shards))
 
     async def _recut(self, plan: Plan) -> None:
         """Cut anew if that is worth it, once all have begun what was cut before."""
-        runs = await self._runs()
+        runs = await self._plans.runs()
         if kept(plan.cut, runs, self._shards) == plan.cut:
             return
         stands = await self._stands(plan)
@@ -372,52 +327,7 @@ class Several:
             b.live and s.term != plan.epoch for j, (b, s) in stands.items() if plan.cut.share(j) is not None
         ):
             return
-        await self._write(plan, runs, before=plan.cut.shards)
-
-    async def _write(self, before_it: Plan, runs: Mapping[str, int], *, before: int) -> Plan:
-        """The next epoch. Raises :class:`KubeError` if someone else wrote meanwhile."""
-        made = kept(before_it.cut, runs, self._shards)
-        plan = Plan(
-            epoch=before_it.epoch + 1, edges=tuple(f"{edge:#018x}" for edge in made.edges), before=before,
-            span=max(before_it.span, self._shards),
-        )  # fmt: skip
-        body = {
-            "apiVersion": "v1", "kind": "ConfigMap",
-            "metadata": {"name": self._name, **({"resourceVersion": self._version} if self._version else {})},
-            "data": {"plan": msgspec.json.encode(plan).decode(), "shards": str(self._shards)},
-        }  # fmt: skip
-        path = f"{self._configmaps}/{self._name}"
-        await (self._kube.put(path, body) if self._version else self._kube.post(self._configmaps, body))
-        observe.log().info("namespaces cut", epoch=plan.epoch, shards=self._shards, runs=made.loads(runs))
-        return plan
-
-    async def _read(self) -> Plan | None:
-        """The plan as it stands; null if there is none, or one that was set back: shard 0 then writes a higher one."""
-        try:
-            body = await self._kube.get(f"{self._configmaps}/{self._name}")
-        except ApiError as error:
-            if error.status != 404:
-                raise
-            self._version = ""
-            return None
-        self._version = str(body["metadata"]["resourceVersion"])
-        try:
-            plan = msgspec.json.decode(str((body.get("data") or {}).get("plan")), type=Plan)
-        except msgspec.DecodeError as error:
-            raise KubeError(f"ConfigMap {self._name}: {error}; delete it and restart all shards") from None
-        return plan if plan.cut.sound and plan.epoch >= self._stand.epoch else None
-
-    async def _runs(self) -> dict[str, int]:
-        """How many runs each namespace has, from metadata alone."""
-        found: Counter[str] = Counter()
-        try:
-            for path in collections(ARGO, "workflows", self._namespaces):
-                async for page in self._kube.pages(path, metadata_only=True):
-                    found.update(str(item["metadata"].get("namespace") or "") for item in page.get("items", ()))
-        except ApiError as error:
-            if error.status != 404:
-                raise
-        return dict(found)
+        await self._plans.write(plan, runs, before=plan.cut.shards)
 
 
 Shares = Alone | Several
@@ -428,42 +338,6 @@ def shares(kube: Kube, settings: Settings, lease: Lease | None) -> Shares:
     if lease is None or (settings.shard == 0 and settings.shards == 1):
         return Alone(lease)
     return Several(kube, settings, lease, settings.shard)
-
-
-def name_of(lease: str, number: int) -> str:
-    """A shard's Lease. The first one's is that of an operator without shards: so these two never work at once."""
-    return f"{lease}-{number}" if number else lease
-
-
-def earliest(found: Sequence[Versions]) -> dict[str, str]:
-    """Of each collection the earliest version that any of them names."""
-    least: dict[str, str] = {}
-    for versions in found:
-        for path, version in versions.items():
-            if path not in least or int(version) < int(least[path]):
-                least[path] = version
-    return least
-
-
-def _fresh(beside: Beside) -> Versions:
-    """Where the watches of a Lease stood, unless that is too long ago."""
-    try:
-        age = dt.datetime.now(dt.UTC) - dt.datetime.fromisoformat(beside.renewed)
-    except ValueError:
-        return {}
-    return bookmarks.read(beside.annotations) if age.total_seconds() < STALE_S else {}
-
-
-def _stand(annotations: Mapping[str, Any]) -> Stand | None:
-    """What a Lease says of its shard; null if nothing, or nothing that we can read."""
-    try:
-        return msgspec.json.decode(annotations.get(ANNOTATION) or "", type=Stand)
-    except msgspec.DecodeError:
-        return None
-
-
-def _text(stand: Stand) -> str:
-    return msgspec.json.encode(stand).decode()
 
 
 def _now() -> float:
