@@ -82,6 +82,7 @@ class Deliveries:
             return Later(after_s=progress.wait_s(), trouble=False)
         progress.has_all()
         sent, progress.writes = progress.writes > 0, 0
+        progress.written |= sent
         if not settled:
             return Done(sent=sent)
         if progress.entry.repolicy:
@@ -111,6 +112,7 @@ class Deliveries:
         reading, moment = read
         if entry is None and (left := policy.tracked_already(reading.record, seat.spec)) is not None:
             observe.log().debug("left", run=run_name(state), target=str(seat.ref), rule=left.rule, why=left.why)
+            state.left[seat.ref] = left.rule
             return None
         if kept is not None and _holds_more(kept, state):
             found = await self._recall.found(state, kept)

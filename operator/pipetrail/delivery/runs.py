@@ -44,9 +44,9 @@ class RunState:
     """One run that some target may still want something of."""
 
     __slots__ = (
-        "_capturing", "_details", "api_failures", "buried_at", "edition", "facts_known", "files_dropped",
-        "header", "last_body", "lifetime", "lost", "met_at", "only_kept", "progress", "settled_at",
-        "stirred_at",
+        "_capturing", "_details", "api_failures", "buried_at", "earlier_for", "edition", "facts_known",
+        "files_dropped", "header", "last_body", "left", "lifetime", "lost", "met_at", "only_kept", "progress",
+        "settled_at", "stirred_at",
     )  # fmt: skip
 
     def __init__(self, header: argo.Header) -> None:
@@ -54,6 +54,8 @@ class RunState:
         self.edition = 0  # grows with each news, so that a record made before it is told apart
         self.progress: dict[TargetRef, Progress] = {}
         self.lost: set[TargetRef] = set()  # claims that someone else took: what they made is looked up first
+        self.earlier_for: set[TargetRef] = set()  # targets that take it though it had ended before they were made
+        self.left: dict[TargetRef, str] = {}  # the rule by which a target left it that only the run's record tells
         self.last_body: bytes | None = None
         self.buried_at = 0.0  # loop time, where there is a last body
         self.only_kept = False  # all that we have of it are its copies in the outbox
