@@ -5,7 +5,7 @@ import datetime as dt
 import re
 import sys
 from collections.abc import Mapping
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 import typer
@@ -46,6 +46,10 @@ def backfill(
             "-l", "--selector", help="Only Workflows with these labels, as in team=churn.", show_default=False
         ),
     ] = None,
+    source: Annotated[
+        Literal["cluster", "archive", "both"],
+        typer.Option(help="Runs that stand in the cluster, runs that only Argo's archive has, or both."),
+    ] = "both",
     rate: Annotated[
         float,
         typer.Option(
@@ -66,10 +70,12 @@ def backfill(
     namespace: Namespace = None,
     output: Output = "table",
 ) -> None:
-    """Have a target record runs that had ended before it was made, as they stand in the cluster, with their own times.
+    """Have a target record runs that had ended before it was made, with their own times.
 
-    The target's selection and opt-outs hold as for live runs, which go first. What the tracker has already is not sent
-    again, so it may be asked for as often as you like; the operator goes on with it if this command is stopped.
+    They are read from the cluster, where they stand, and from Argo's archive, if the operator was told of one
+    (--argo-server); --dry-run shows those of the cluster. The target's selection and opt-outs hold as for live runs,
+    which go first. What the tracker has already is not sent again, so it may be asked for as often as you like; the
+    operator goes on with it if this command is stopped.
 
     It sets the annotation pipetrail.dev/backfill on the target. That takes the role edit in its namespace, and for a
     ClusterTrackingTarget the cluster's admin. The name means the target of the namespace, if it has one.
@@ -89,7 +95,12 @@ def backfill(
     wish = BackfillWish(
         asked=now, since=None if since is None else _moment(since, now), namespace=where or "",
         pipeline=pipeline or "", selector=selector or "", rate=rate,
+        sources=("cluster", "archive") if source == "both" else (source,),
     )  # fmt: skip
+    if dry_run and source == "archive":
+        raise typer.BadParameter(
+            "only the operator reads the archive; it shows runs of the cluster", param_hint="--dry-run"
+        )
     if dry_run:
         rows = cluster.with_cluster(context, lambda kube: judged(kube, where, target, wish))
         show(rows, output, lambda: show_judged(rows))

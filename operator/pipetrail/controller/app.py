@@ -23,6 +23,7 @@ from pipetrail.delivery.dispatch import Dispatch
 from pipetrail.delivery.lane import always
 from pipetrail.delivery.ledger import Ledger, Lost
 from pipetrail.kube import TRACKED_RUNS, ApiError, Kube, KubeError, collections
+from pipetrail.readers.archive import ArgoArchive
 from pipetrail.readers.live import LiveReader
 from pipetrail.readers.stores import Stores
 from pipetrail.readers.transport import Transport
@@ -113,6 +114,8 @@ async def _operate(
     await asyncio.wait(work, timeout=ENDING_S)
     marks.freeze()
     await dispatch.roster.close()
+    if dispatch.archive is not None:
+        await dispatch.archive.close()
     for task in done - set(ending):
         task.result()
 
@@ -129,7 +132,12 @@ async def _begin(kube: Kube, settings: Settings, lease: Lease | None) -> tuple[s
     judge = await addresses.known(settings.allow_addresses, kube.host)
     reader = LiveReader(kube, Stores(Transport(addresses=judge.of_stores())), mlmd=settings.mlmd)
     ledger = Ledger(kube, _process(), settings.watch_namespaces)
-    dispatch = Dispatch(kube, ledger, reader, settings, cluster, addresses=judge, permit=permit)
+    archive = None
+    if settings.argo_server:
+        archive = ArgoArchive(
+            settings.argo_server, token_file=settings.argo_server_token_file, ca_file=settings.argo_server_ca
+        )
+    dispatch = Dispatch(kube, ledger, reader, settings, cluster, addresses=judge, permit=permit, archive=archive)
     return cluster, dispatch, await _patiently_ready(kube, dispatch, settings.watch_namespaces)
 
 

@@ -8,7 +8,7 @@ is what is there: whoever is killed starts over, and passes by what is settled.
 
 import asyncio
 from collections import Counter, defaultdict
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence, Set
 from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple, Protocol
 
@@ -24,7 +24,9 @@ from pipetrail.delivery.roster import Roster, Seat
 from pipetrail.delivery.runs import Runs
 from pipetrail.kube import ARGO, ApiError, Kube, KubeError, collections
 from pipetrail.readers import argo as objects
+from pipetrail.readers.archive import ArchiveFailed, ArgoArchive
 from pipetrail.sources import argo
+from pipetrail.sources.argo.body import moment
 
 WAITING_MOST: Final = 100
 """Runs of one backfill that stand in their lane at a time: more would only fill memory."""
@@ -33,6 +35,7 @@ CHOSEN_MOST: Final = 100_000
 SAY_EVERY_S: Final = 2.0
 AGAIN_S: Final = 10.0
 GONE: Final = "Gone"
+OTHER_TEAMS: Final = "OtherNamespace"
 
 
 class Decide(Protocol):
@@ -42,12 +45,13 @@ class Decide(Protocol):
 
 
 class Chosen(NamedTuple):
-    """A run that is to be sent."""
+    """A run that is to be sent; `archived` if only Argo's archive has it."""
 
     ended: datetime
     namespace: str
     name: str
     uid: str
+    archived: bool = False
 
 
 class Tour:
@@ -60,6 +64,7 @@ class Tour:
         self.waiting: set[str] = set()
         self.changed = asyncio.Event()
         self.said_at = float("-inf")
+        self.namespaces: dict[str, datetime | None] = {}  # since when they are there
         self.start_over()
 
     def start_over(self) -> None:
@@ -105,6 +110,7 @@ class Backfills:
     def __init__(
         self, kube: Kube, *, book: Book, runs: Runs, roster: Roster, decide: Decide,
         learn: Callable[[argo.Header], Awaitable[None]], namespaces: Sequence[str] = (),
+        archive: ArgoArchive | None = None,
     ) -> None:  # fmt: skip
         self._kube = kube
         self._book = book
@@ -113,6 +119,7 @@ class Backfills:
         self._decide = decide
         self._learn = learn
         self._namespaces = namespaces
+        self._archive = archive
         self._tours: dict[TargetRef, tuple[Tour, asyncio.Task[None]]] = {}
         self.due = asyncio.Event()
         """Set when a target came, changed or went."""
@@ -156,7 +163,7 @@ class Backfills:
         for uid in tour.waiting:
             state = self._runs.get(uid)
             if state is not None:
-                state.earlier_for.discard(tour.seat.ref)
+                state.earlier_for = tuple(ref for ref in state.earlier_for if ref != tour.seat.ref)
 
     async def _go(self, tour: Tour) -> None:
         """The tour to its end. An API server that is away is waited for; what is settled by then counts as such."""
@@ -172,6 +179,11 @@ class Backfills:
                 await self._pause(tour, error)
             except KubeError as error:
                 await self._pause(tour, error)
+            except ArchiveFailed as error:
+                if not error.later:
+                    await self._roster.backfilled(tour.seat, tour.said("Refused", str(error)[:1000]))
+                    return
+                await self._pause(tour, error)
             except Exception as error:  # noqa: BLE001  live runs go on without a backfill; it is said, and tried again
                 observe.count("handler_errors")
                 observe.log().error("backfill failed", target=str(tour.seat.ref), error=observe.where(error))
@@ -179,7 +191,8 @@ class Backfills:
             else:
                 return
 
-    async def _pause(self, tour: Tour, error: KubeError) -> None:
+    async def _pause(self, tour: Tour, error: KubeError | ArchiveFailed) -> None:
+        await self._roster.backfilled(tour.seat, tour.said("Listing", f"it waits: {error}"[:1000]))
         observe.log().warning("backfill waits", target=str(tour.seat.ref), cause=str(error))
         await asyncio.sleep(AGAIN_S)
 
@@ -192,15 +205,16 @@ class Backfills:
             await self._roster.backfilled(seat, tour.said("Refused", said))
             return
         await self._roster.backfilled(seat, tour.said("Listing"))
+        standing = set[str]()
         found: list[Chosen] = []
-        for path in places:
-            selected: dict[str, Any] = {"labelSelector": wish.selector} if wish.selector else {}
-            async for page in self._kube.pages(path, **selected):
-                for item in page.get("items", ()):
-                    header = argo.header(item)
-                    if policy.wanted(header, wish):
-                        found += await self._judge(tour, header)
-                await asyncio.sleep(0)  # deliveries have their turns meanwhile
+        if "cluster" in wish.sources:
+            found += await self._in_cluster(tour, places, standing)
+        if "archive" in wish.sources and self._archive is not None:
+            found += await self._in_archive(tour, self._archive, standing)
+        elif wish.sources == ("archive",):
+            said = "the operator was told of no archive: pipetrail run --argo-server URL"
+            await self._roster.backfilled(seat, tour.said("Refused", said))
+            return
         found.sort(reverse=True)
         more = len(found) - CHOSEN_MOST
         del found[CHOSEN_MOST:]
@@ -222,6 +236,52 @@ class Backfills:
             "backfilled", target=str(seat.ref), sent=done.sent, already=done.already, failed=done.failed,
             left=dict(tour.left),
         )  # fmt: skip
+
+    async def _in_cluster(self, tour: Tour, places: Sequence[str], standing: set[str]) -> list[Chosen]:
+        """Runs whose objects stand; the uids of all that do go into `standing`."""
+        wish, found = tour.wish, list[Chosen]()
+        selected: dict[str, Any] = {"labelSelector": wish.selector} if wish.selector else {}
+        for path in places:
+            async for page in self._kube.pages(path, **selected):
+                for item in page.get("items", ()):
+                    header = argo.header(item)
+                    standing.add(header.uid)
+                    if policy.wanted(header, wish):
+                        found += await self._judge(tour, header)
+                await asyncio.sleep(0)  # deliveries have their turns meanwhile
+        return found
+
+    async def _in_archive(self, tour: Tour, archive: ArgoArchive, standing: Set[str]) -> list[Chosen]:
+        """Runs that only Argo's archive has. Its list says little of them: they are judged when they are read."""
+        meant = tour.seat.ref.namespace or tour.wish.namespace
+        since, found = tour.wish.since, list[Chosen]()
+        for namespace in (meant,) if meant else self._namespaces or ("",):
+            async for header in archive.listed(namespace, tour.wish.selector):
+                ended = header.finished
+                if header.uid in standing or ended is None or (since is not None and ended < since):
+                    continue
+                entry = self._book.get((header.namespace, header.uid), tour.seat.ref)
+                if entry is not None and entry.settled:
+                    tour.settled(entry)
+                elif await self._made_since(tour, header):
+                    found.append(Chosen(ended, header.namespace, header.name, header.uid, archived=True))
+                else:
+                    tour.leave(OTHER_TEAMS)
+        return found
+
+    async def _made_since(self, tour: Tour, header: argo.Header) -> bool:
+        """The run is younger than its namespace: one of that name before it may have been another team's."""
+        name = header.namespace
+        if name not in tour.namespaces:
+            try:
+                there = await self._kube.get(f"/api/v1/namespaces/{name}")
+                tour.namespaces[name] = moment(there["metadata"].get("creationTimestamp"))
+            except ApiError as error:
+                if error.status != 404:
+                    raise
+                tour.namespaces[name] = None
+        made = tour.namespaces[name]
+        return made is not None and header.created is not None and header.created >= made
 
     def _places(self, tour: Tour) -> tuple[str, ...]:
         """Paths of the lists of all runs that may be meant; none if the operator does not watch there."""
@@ -247,18 +307,38 @@ class Backfills:
 
     async def _take_up(self, tour: Tour, chosen: Chosen) -> None:
         """Put one run into the lane, as it stands now."""
-        seat = tour.seat
-        header = argo.header(await objects.workflow(self._kube, chosen.namespace, chosen.name))
+        seat, run = tour.seat, (chosen.namespace, chosen.uid)
+        body = await self._body(chosen)
+        header = argo.header(body)
         known = self._runs.get(chosen.uid)
-        if header.uid != chosen.uid or (known is not None and known.header.namespace != chosen.namespace):
+        if header.uid != chosen.uid or (known is not None and known.id != run):
             self._leave(tour, GONE)
             return
+        if chosen.archived and self._book.get(run, seat.ref) is None:
+            await self._learn(header)
+            decision = self._decide(seat, header, earlier=True)
+            if not policy.wanted(header, tour.wish):
+                tour.chosen -= 1
+                return
+            if isinstance(decision, policy.Left):
+                self._leave(tour, decision.rule)
+                return
         state = known or self._runs.upsert(header)
-        if known is None:
+        if chosen.archived:
+            state.bury(body, archived=True)
+        elif known is None:
             state.facts_known = False
-        state.earlier_for.add(seat.ref)
+        if seat.ref not in state.earlier_for:
+            state.earlier_for = (*state.earlier_for, seat.ref)
         tour.waiting.add(chosen.uid)
         seat.lane.offer(chosen.uid, group=chosen.namespace, priority="Backfill")
+
+    async def _body(self, chosen: Chosen) -> Any:
+        """The run as it stands, or as it was archived; empty if it is nowhere any more."""
+        if not chosen.archived:
+            return await objects.workflow(self._kube, chosen.namespace, chosen.name)
+        assert self._archive is not None
+        return await self._archive.body(chosen.namespace, chosen.uid) or {}
 
     def worked(self, seat: Seat, uid: str, verdict: Verdict) -> None:
         """A run had its turn in a lane: is it settled, or found to be none of the target's?"""
@@ -275,12 +355,12 @@ class Backfills:
             tour.settled(entry, written=None if progress is None else progress.written)
         elif entry is None and isinstance(verdict, Done):
             decision = self._decide(seat, state.header, earlier=True)
-            rule = decision.rule if isinstance(decision, policy.Left) else state.left.get(seat.ref, GONE)
+            rule = decision.rule if isinstance(decision, policy.Left) else state.left_by or GONE
             self._leave(tour, rule)
         else:
             return
         if state is not None:
-            state.earlier_for.discard(seat.ref)
+            state.earlier_for = tuple(ref for ref in state.earlier_for if ref != seat.ref)
         tour.waiting.discard(uid)
         tour.changed.set()
 

@@ -112,7 +112,7 @@ class Deliveries:
         reading, moment = read
         if entry is None and (left := policy.tracked_already(reading.record, seat.spec)) is not None:
             observe.log().debug("left", run=run_name(state), target=str(seat.ref), rule=left.rule, why=left.why)
-            state.left[seat.ref] = left.rule
+            state.left_by = left.rule
             return None
         if kept is not None and _holds_more(kept, state):
             found = await self._recall.found(state, kept)
@@ -231,7 +231,7 @@ class Deliveries:
             entry, fresh = await self._intent(seat, state, found)
             self._book.add(entry)
         lost = seat.ref in state.lost
-        state.lost.discard(seat.ref)
+        state.lost = tuple(ref for ref in state.lost if ref != seat.ref)
         progress = Progress(entry, unsure=not fresh or lost or _age_s(record) > OLD_RUN_S)
         if not fresh or lost:
             progress.doubtful_at = _now()  # a create of the process before us may still commit

@@ -29,6 +29,7 @@ from pipetrail.delivery.survey import Survey
 from pipetrail.delivery.templates import Templates
 from pipetrail.kube import Kube, KubeError
 from pipetrail.readers import Reader
+from pipetrail.readers.archive import ArgoArchive
 from pipetrail.readers.overflow import OverflowFailed, OverflowStore
 from pipetrail.settings import Settings
 from pipetrail.sources import argo
@@ -51,11 +52,12 @@ class Dispatch:
 
     def __init__(
         self, kube: Kube, ledger: Ledger, reader: Reader, settings: Settings, cluster: str, *,
-        addresses: Addresses = REFUSING, permit: Permit = always,
+        addresses: Addresses = REFUSING, permit: Permit = always, archive: ArgoArchive | None = None,
     ) -> None:  # fmt: skip
         self._kube = kube
         self._ledger = ledger
         self._settings = settings
+        self.archive = archive
         self.runs = Runs()
         self.book = Book()
         self.namespaces = Namespaces()
@@ -72,6 +74,7 @@ class Dispatch:
             settings.watch_namespaces,
             cluster=cluster,
             has_copy=lambda run: self.copies.may_have(run),
+            archive=archive,
         )
         self.copies = Copies(
             kube, settings.namespace, most_bytes=settings.outbox_max_bytes, ledger_bytes=lambda: self.book.bytes,
@@ -89,7 +92,7 @@ class Dispatch:
         self.resend = Resend(kube, ledger, self.book, self.runs, self.roster, self._offer, kept=self.keeper.kept)
         self.backfills = Backfills(
             kube, book=self.book, runs=self.runs, roster=self.roster, decide=self.decide, learn=self.templates.learn,
-            namespaces=settings.watch_namespaces,
+            namespaces=settings.watch_namespaces, archive=archive,
         )  # fmt: skip
         self._settled = asyncio.Event()
         self._spawned: set[asyncio.Task[None]] = set()
@@ -234,7 +237,7 @@ class Dispatch:
 
     def waiting_since_deleted(self) -> list[float]:
         """When (in the loop's time) each run was deleted that something is still to be sent of: only we have it."""
-        buried = [state for state in self.runs.all() if state.last_body is not None]
+        buried = [state for state in self.runs.all() if state.only_here]
         return [state.buried_at for state in buried if self._waits(state, remembered=False)]
 
     def _waits(self, state: RunState, *, remembered: bool) -> bool:
@@ -302,7 +305,7 @@ class Dispatch:
     async def _let_go(self, seat: Seat, state: RunState) -> None:
         """Someone else wrote the TrackedRun: go on from what they left, and look first at what they may have made."""
         state.progress.pop(seat.ref, None)
-        state.lost.add(seat.ref)
+        state.lost = (*state.lost, seat.ref)
         entry = self.book.get(state.id, seat.ref)
         if entry is None:
             return
@@ -376,7 +379,7 @@ class Dispatch:
 
     def drain(self) -> None:
         """Start nothing more but what can't be read again after us: runs that were deleted and are only here."""
-        only = {state.uid for state in self.runs.all() if state.last_body is not None}
+        only = {state.uid for state in self.runs.all() if state.only_here}
         for seat in self.roster.seats():
             seat.lane.drain(only)
         self.keeper.drain()
