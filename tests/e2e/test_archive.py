@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from tests.real.mlflow import Server
 from tests.real.operator import Operator
 from tests.real.proxy import Answer, Pass, Proxy
 
+from pipetrail.kube import ARGO
 from pipetrail.readers.archive import ArchiveFailed, ArgoArchive
 
 pytestmark = [pytest.mark.api, pytest.mark.mlflow, pytest.mark.slow]
@@ -57,6 +59,32 @@ async def recorded(stage: Stage, archive: Archive, *runs: str) -> dict[str, Any]
     return {run: await stage.workflow(run) for run in runs}
 
 
+async def deleted(stage: Stage, run: str) -> None:
+    """A Workflow is gone, and with it what it owns."""
+    await stage.delete_workflow(run)
+    await collected(stage, run)
+
+
+async def later_than_target(stage: Stage) -> None:
+    """Until what is made has another second than the target, as objects tell time."""
+    body = await stage.kube.get(f"/apis/pipetrail.dev/v1alpha1/namespaces/{stage.namespace}/trackingtargets/mlflow")
+    made = datetime.fromisoformat(body["metadata"]["creationTimestamp"])
+
+    async def later() -> bool:
+        return datetime.now(UTC).timestamp() > made.timestamp() + 1
+
+    await until("another second has begun", later)
+
+
+async def collected(stage: Stage, run: str) -> None:
+    """Its pods and results are gone: no collector of garbage runs here."""
+    here = f"/namespaces/{stage.namespace}"
+    for path in (f"/api/v1{here}/pods", f"{ARGO}{here}/workflowtaskresults"):
+        async for page in stage.kube.pages(path, labelSelector=f"workflows.argoproj.io/workflow={run}"):
+            for item in page["items"]:
+                await stage.kube.delete(f"{path}/{item['metadata']['name']}", {"gracePeriodSeconds": 0})
+
+
 def with_archive(operator: Operator, url: str, token: Path) -> Operator:
     operator.flags = (*operator.flags, "--argo-server", url, "--argo-server-token-file", str(token))
     return operator
@@ -76,7 +104,7 @@ async def test_runs_that_only_argos_archive_has_arrive_and_are_found_again_witho
     archive.start_server(tool_of(stage, "argo"))
     await later_than(stage, *bodies)
     for run in ("sweep", "dags"):
-        await stage.delete_workflow(run)
+        await deleted(stage, run)
     await starts(with_archive(lone_operator, archive.url, token_file(stage, tmp_path)))
     await stage.target("mlflow", before_mlflow.url, delivery=QUICK)
     await stage.ready("mlflow")
@@ -108,10 +136,11 @@ async def test_a_run_that_vanished_while_nobody_watched_is_closed_as_argos_archi
     async with Proxy(archive.url or "http://127.0.0.1:1") as before_argo:
         with_archive(lone_operator, before_argo.url, token_file(stage, tmp_path))
         before_mlflow.decide = lambda seen: Answer(503) if seen.ends("/runs/update") else Pass()
-        await starts(lone_operator)
         await stage.target("mlflow", before_mlflow.url, delivery=QUICK)
-        await stage.ready("mlflow")
+        await later_than_target(stage)
         await stage.play("churn-sweep", run="sweep", speed=FAST)
+        await collected(stage, "sweep")  # so that each reads the same of it: its pods told when a child began
+        await starts(lone_operator)
         await stage.reaches("sweep", "Tracking")
         lone_operator.kill()
         body = await stage.workflow("sweep")
@@ -119,7 +148,7 @@ async def test_a_run_that_vanished_while_nobody_watched_is_closed_as_argos_archi
         archive.start_server(tool_of(stage, "argo"))
         before_argo.upstream = archive.url
         before_argo.decide = lambda _seen: Answer(503)
-        await stage.delete_workflow("sweep")
+        await deleted(stage, "sweep")
         await _forgotten(stage)
         before_mlflow.decide = lambda _seen: Pass()
         await starts(lone_operator)

@@ -153,11 +153,10 @@ class Archive:
         while True:
             with contextlib.suppress(OSError):
                 try:
-                    urllib.request.urlopen(f"{self.url}/api/v1/version", timeout=2).close()
-                except urllib.error.HTTPError:  # it answers, and wants a token
-                    return
-                else:
-                    return
+                    urllib.request.urlopen(f"{self.url}/api/v1/archived-workflows", timeout=2).close()
+                except urllib.error.HTTPError as answer:
+                    if answer.code == 401:  # it is there, and wants a token
+                        return
             assert self._server.poll() is None, self.said("server")
             assert time.monotonic() < end, self.said("server")
             time.sleep(0.2)
