@@ -3,7 +3,7 @@
 import asyncio
 import time
 import urllib.request
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
@@ -42,11 +42,8 @@ async def measure(place: Place) -> list[Row]:
             of_runs = len(_of_runs(proxy))
             begun = time.monotonic()
             await objects.make(place.kube, place.namespace, range(n, n + 1))
-            while not proxy.calls("/runs/create"):
-                if time.monotonic() - begun > 120:
-                    raise TimeoutError("not within 120 s: the live run is in the tracker")
-                await asyncio.sleep(0.01)
-            live_s = time.monotonic() - begun
+            asked_s = await _until(lambda: len(_of_runs(proxy)) > of_runs) - begun
+            live_s = await _until(lambda: bool(proxy.calls("/runs/create"))) - begun
             await asyncio.sleep(5)
             created = len(proxy.calls("/runs/create"))
             memory = memory_mb(operator.pid)
@@ -61,8 +58,19 @@ async def measure(place: Place) -> list[Row]:
             note=note),
         Row(name="startup-calls", what="… tracker calls for them", budget=0, unit="calls",
             measured=float(of_runs), note=f"runs made in the tracker by 5 s after the live one: {created}"),
-        Row(name="startup-live", what="… ready → the first live run in MLflow", budget=2, unit="s", measured=live_s),
+        Row(name="startup-live", what="… ready → MLflow is told of the first live run", budget=2, unit="s",
+            measured=live_s, note=f"its first request of MLflow after {asked_s:.2f} s"),
     ]  # fmt: skip
+
+
+async def _until(ask: Callable[[], bool]) -> float:
+    """When (monotonic) the answer was yes."""
+    end = time.monotonic() + 120
+    while not ask():
+        if time.monotonic() > end:
+            raise TimeoutError("not within 120 s: the live run is in the tracker")
+        await asyncio.sleep(0.01)
+    return time.monotonic()
 
 
 def _of_runs(proxy: Proxy) -> list[Seen]:

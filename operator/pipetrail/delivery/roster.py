@@ -314,7 +314,7 @@ class Roster:
             raise
         else:
             healthy, reason, message = True, "Ready", "runs are recorded as they complete"
-        if seat.found is not found:
+        if (seat.found.uid, seat.found.generation) != (found.uid, found.generation):
             if connected is not seat.target:
                 await connected.close()  # it leads to where the target led before an edit: look again, at once
             return False
