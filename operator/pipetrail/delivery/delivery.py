@@ -30,7 +30,8 @@ from pipetrail.sources import Reading, argo
 from pipetrail.targets.target import TrackerRun, Tree
 
 OLD_RUN_S: Final = 60.0
-"""A run that is older than this when we first write its intent may have been recorded before: look first."""
+"""A run that is older than this when we first write its intent may have been recorded before: look first. So may one
+that a backfill took up."""
 
 
 class Deliveries:
@@ -232,7 +233,8 @@ class Deliveries:
             self._book.add(entry)
         lost = seat.ref in state.lost
         state.lost = tuple(ref for ref in state.lost if ref != seat.ref)
-        progress = Progress(entry, unsure=not fresh or lost or _age_s(record) > OLD_RUN_S)
+        recorded_before = seat.ref in state.earlier_for or _age_s(record) > OLD_RUN_S
+        progress = Progress(entry, unsure=not fresh or lost or recorded_before)
         if not fresh or lost:
             progress.doubtful_at = _now()  # a create of the process before us may still commit
         return progress
