@@ -4,6 +4,7 @@ import asyncio
 import json
 import time
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -48,6 +49,24 @@ async def later_than(stage: Stage, *runs: str) -> None:
 def writes(proxy: Proxy) -> list[Seen]:
     """Requests that change something in MLflow; a search is a POST and changes nothing."""
     return [s for s in proxy.log if s.method != "GET" and not s.ends("/search")]
+
+
+async def test_who_may_not_write_a_target_is_told_what_it_takes_and_nothing_is_asked(
+    stage: Stage, before_mlflow: Proxy, tmp_path: Path
+) -> None:
+    if not stage.cluster.ours:
+        pytest.skip("needs a kubeconfig of a user without rights")
+    await stage.target("mlflow", before_mlflow.url)
+    await stage.play("nested-dags", run="old", speed=400)
+    here = ("--target", "mlflow", "-n", stage.namespace)
+    config = stage.cluster.env["users"]["tenant-a"]["kubeconfig"]
+    said = await asyncio.to_thread(Command(stage.cluster), "backfill", *here, kubeconfig=config)
+    assert (said.code, said.out) == (3, "")
+    assert "ask for the right" in said.err
+    code, _ = await command(stage, "--target", "no-such", "-n", stage.namespace)
+    assert code == 3
+    code, out = await command(stage, *here, "--dry-run")
+    assert (code, out.splitlines()[0]) == (0, "1 would be sent, 0 are tracked already; nothing was asked for")
 
 
 async def forget(stage: Stage) -> None:
@@ -118,6 +137,8 @@ async def test_a_killed_operator_goes_on_with_a_backfill_and_live_runs_go_first(
     await stage.ready("mlflow")
     code, _ = await command(stage, "--target", "mlflow", "-n", stage.namespace, "--no-wait")
     assert code == 0
+    code, _ = await command(stage, "--target", "mlflow", "-n", stage.namespace, "--pipeline", "another", "--no-wait")
+    assert code == 3  # another is under way
 
     async def begun() -> list[Any]:
         return [t for t in await stage.tracked() if (t.get("status") or {}).get("phase") == "Synced"]

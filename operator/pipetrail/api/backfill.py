@@ -39,10 +39,11 @@ class BackfillWish(Model, frozen=True, kw_only=True, forbid_unknown_fields=True)
         """`asked` as a status repeats it."""
         return self.asked.isoformat()
 
-    def same_runs(self, other: "BackfillWish") -> bool:
-        """True if it asks for the same runs, whenever it was made."""
+    def covers(self, other: "BackfillWish") -> bool:
+        """True if whoever asks for `other` gets it with this one: it differs in nothing but how far it reaches back."""
         mine = msgspec.structs.replace(self, asked=other.asked, since=other.since, rate=other.rate)
-        return mine == other
+        reaches = self.since is None or (other.since is not None and self.since <= other.since)
+        return mine == other and reaches
 
 
 def backfill_wish(text: str) -> BackfillWish:

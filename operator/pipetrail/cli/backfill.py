@@ -136,7 +136,7 @@ async def _asked(
     """Ask for it, or join what was asked for and is under way; what has become of it."""
     target = await meant(kube, namespace, name)
     under_way = _under_way(target)
-    if under_way is not None and under_way.same_runs(wish) and not replace:
+    if under_way is not None and under_way.covers(wish) and not replace:
         typer.echo(f"pipetrail: it was asked for at {under_way.number} and is under way", err=True)
         wish = under_way
     elif under_way is not None and not replace:
