@@ -48,7 +48,7 @@ async def measure(place: Place) -> list[Row]:
             created = len(proxy.calls("/runs/create"))
             memory = memory_mb(operator.pid)
         await place.stage.delete_target(TARGET)
-    place.say("startup: they are deleted")
+    place.say(f"startup: ready after {ready_s:.1f} s, the live run {live_s:.2f} s later; the others are deleted")
     await objects.remove(place.kube, place.namespace, n + 1)
     await objects.delete_all(place.kube, f"{TRACKED_RUNS}/namespaces/{place.namespace}/trackedruns", "")
     what = f"with {n:,} settled runs of 20 KB".replace(",", " ")
