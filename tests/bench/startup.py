@@ -50,7 +50,9 @@ async def measure(place: Place) -> list[Row]:
         await place.stage.delete_target(TARGET)
     place.say(f"startup: ready after {ready_s:.1f} s, the live run {live_s:.2f} s later; the others are deleted")
     await objects.remove(place.kube, place.namespace, n + 1)
-    await objects.delete_all(place.kube, f"{TRACKED_RUNS}/namespaces/{place.namespace}/trackedruns", "")
+    path = f"{TRACKED_RUNS}/namespaces/{place.namespace}/trackedruns"
+    while (await place.kube.get(path, limit=1))["items"]:
+        await place.kube._json("DELETE", path, query={"limit": objects.SHARD_SIZE}, timeout_s=120)
     what = f"with {n:,} settled runs of 20 KB".replace(",", " ")
     note = "" if memory is None else f"peak RSS {memory[0]:.0f} MB"
     return [
