@@ -19,6 +19,8 @@ from kubernetes.aio import client as k8s
 from kubernetes.aio import config as k8s_config
 from kubernetes.aio.config import kube_config
 
+from pipetrail.shards import WHOLE, Share
+
 TIMEOUT_S: Final = 30.0
 WATCH_S: Final = 300
 PAGE: Final = 250  # objects a list page: 20 KB Workflows make pages of 5 MB
@@ -27,9 +29,11 @@ TRACKED_RUNS: Final = "/apis/pipetrail.dev/v1alpha1"
 ARGO: Final = "/apis/argoproj.io/v1alpha1"
 
 
-def collections(root: str, plural: str, namespaces: Sequence[str] = ()) -> tuple[str, ...]:
-    """Paths of the lists of a kind: one for the whole cluster or, if some are named, one for each namespace."""
-    return tuple(f"{root}/namespaces/{name}/{plural}" for name in namespaces) or (f"{root}/{plural}",)
+def collections(root: str, plural: str, namespaces: Sequence[str] = (), share: Share = WHOLE) -> tuple[str, ...]:
+    """Paths of the lists of a kind: one for the whole cluster or, if some are named, one for each that is ours."""
+    if not namespaces:
+        return (f"{root}/{plural}",)
+    return tuple(f"{root}/namespaces/{name}/{plural}" for name in namespaces if share.owns(name))
 
 
 class KubeError(Exception):

@@ -7,6 +7,8 @@ import msgspec
 
 DEFAULT_HISTORY_TTL_S: Final = 3600.0
 DEFAULT_OUTBOX_MAX: Final = "256Mi"
+MOST_SHARDS: Final = 64
+"""Each is a process with watches of its own: far fewer are wanted."""
 _UNITS: Final = {"": 1, "Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30}
 _SIZE: Final = re.compile(r"([0-9]{1,15})(Ki|Mi|Gi)?B?")
 
@@ -31,6 +33,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     `lease` is the name of the Lease in `namespace` that one of several operators holds (empty: none, for an operator
     that is known to be alone), and `identity` who we are in it: who comes with the same one takes over at once.
+    `shard` is which of `shards` operators this is, from 0 on (ADR 0009); each has a Lease of its own, called `lease`
+    with its number behind it, the first one's without.
+
     `listen` is the address of /healthz, /readyz and /metrics; empty means that nothing is served.
 
     `outbox_max` is what finished records that wait for their trackers, and the TrackedRuns, may take of etcd. `outbox`
@@ -49,6 +54,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     allow_addresses: tuple[str, ...] = ()
     lease: str = "pipetrail"
     identity: str = ""
+    shard: int = 0
+    shards: int = 1
     listen: str = ""
     history_ttl_s: float = DEFAULT_HISTORY_TTL_S
     outbox: str = ""
@@ -58,6 +65,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     argo_server_ca: str = ""
 
     def __post_init__(self) -> None:
+        if not 0 <= self.shard < MOST_SHARDS or not 1 <= self.shards <= MOST_SHARDS:
+            raise ValueError(f"shard {self.shard} of {self.shards}: there are 1 to {MOST_SHARDS}, counted from 0")
+        if not self.lease and (self.shard or self.shards > 1):
+            raise ValueError("shards need a Lease each: leave out --no-lease")
         size_bytes(self.outbox_max)  # a ValueError of it names the field to who loads a file
 
     @property

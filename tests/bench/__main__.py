@@ -18,6 +18,7 @@ from tests.bench import (
     memory,
     metadata,
     neighbour,
+    shards,
     startup,
     trackers,
     waiting,
@@ -39,6 +40,7 @@ MEASUREMENTS: Final[dict[str, Callable[[Place], Awaitable[list[Row]]]]] = {
     "metadata": metadata.measure,
     "latency": latency.measure,
     "neighbour": neighbour.measure,
+    "shards": shards.measure,
 }
 
 

@@ -66,13 +66,13 @@ class Place:
             self.server = self.stack.enter_context(mlflow.serving(self.folder / "mlflow"))
         return self.server
 
-    def operator(self, name: str, *more: str, kubeconfig: Path | None = None) -> Operator:
+    def operator(self, name: str, *more: str, kubeconfig: Path | None = None, lease: bool = False) -> Operator:
         """The operator as users run it, with `more` flags (not yet started)."""
         path = kubeconfig or Path(
             self.cluster.kubeconfig or os.environ.get("KUBECONFIG") or Path.home() / ".kube" / "config"
         )
         flags = [*self.context_flags, *([] if self.cluster.ours else ["--watch-namespace", self.namespace])]
-        return Operator(path, self.folder / f"{name}.log", *flags, *more)
+        return Operator(path, self.folder / f"{name}.log", *flags, *more, lease=lease)
 
 
 def _tool(*words: str) -> "subprocess.CompletedProcess[str]":

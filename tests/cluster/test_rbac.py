@@ -25,6 +25,7 @@ pytestmark = pytest.mark.api
 KUSTOMIZE = ROOT / "deploy" / "kustomize"
 RIGHTS = ("Namespace", "ServiceAccount", "ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding")
 ARGO, OURS, RBAC = "argoproj.io", "pipetrail.dev", "rbac.authorization.k8s.io"
+WAYS = ["base", "overlays/per-tenant", "overlays/sharded"]
 READ = "get list watch"
 WRITE = "create update patch delete deletecollection"
 ANY, BOUND, OWN = "any namespace", "a namespace with the binding", "its own namespace"
@@ -47,43 +48,44 @@ def rows(*lines: tuple[str, str, str, str]) -> tuple[Row, ...]:
 
 
 OPERATOR = rows(
-    (READ, f"workflows.{ARGO} workflowtaskresults.{ARGO}", ANY, "yes yes"),
+    (READ, f"workflows.{ARGO} workflowtaskresults.{ARGO}", ANY, "yes yes yes"),
     (WRITE, f"workflows.{ARGO} workflows/status.{ARGO} workflows/finalizers.{ARGO} workflowtaskresults.{ARGO}", ANY,
-     "no no"),
-    ("get", f"workflowtemplates.{ARGO} clusterworkflowtemplates.{ARGO} cronworkflows.{ARGO}", ANY, "yes yes"),
+     "no no no"),
+    ("get", f"workflowtemplates.{ARGO} clusterworkflowtemplates.{ARGO} cronworkflows.{ARGO}", ANY, "yes yes yes"),
     (f"list watch {WRITE}", f"workflowtemplates.{ARGO} clusterworkflowtemplates.{ARGO} cronworkflows.{ARGO}", ANY,
-     "no no"),
-    (READ, "pods namespaces", ANY, "yes yes"),
-    ("get", "pods/log", ANY, "yes yes"),
-    (WRITE, "pods pods/status pods/ephemeralcontainers namespaces", ANY, "no no"),
-    ("create", "pods/exec pods/attach pods/portforward pods/eviction", ANY, "no no"),
-    ("get", "secrets configmaps", ANY, "yes no"),
-    ("get", "secrets configmaps", BOUND, "yes yes"),
-    ("get", "secrets configmaps", OWN, "yes yes"),
-    ("list watch", "secrets configmaps", ANY, "no no"),
-    ("list create delete", "secrets", OWN, "yes yes"),
-    ("watch update patch deletecollection", "secrets", OWN, "no no"),
-    (WRITE, "secrets configmaps", ANY, "no no"),
-    (f"list watch {WRITE}", "configmaps", OWN, "no no"),
-    (READ, f"trackingtargets.{OURS} clustertrackingtargets.{OURS} trackedruns.{OURS}", ANY, "yes yes"),
+     "no no no"),
+    (READ, "pods namespaces", ANY, "yes yes yes"),
+    ("get", "pods/log", ANY, "yes yes yes"),
+    (WRITE, "pods pods/status pods/ephemeralcontainers namespaces", ANY, "no no no"),
+    ("create", "pods/exec pods/attach pods/portforward pods/eviction", ANY, "no no no"),
+    ("get", "secrets configmaps", ANY, "yes no yes"),
+    ("get", "secrets configmaps", BOUND, "yes yes yes"),
+    ("get", "secrets configmaps", OWN, "yes yes yes"),
+    ("list watch", "secrets configmaps", ANY, "no no no"),
+    ("list create delete", "secrets", OWN, "yes yes yes"),
+    ("watch update patch deletecollection", "secrets", OWN, "no no no"),
+    (WRITE, "secrets configmaps", ANY, "no no no"),
+    ("create", "configmaps", OWN, "no no yes"),
+    ("list watch update patch delete deletecollection", "configmaps", OWN, "no no no"),
+    (READ, f"trackingtargets.{OURS} clustertrackingtargets.{OURS} trackedruns.{OURS}", ANY, "yes yes yes"),
     ("patch", f"trackingtargets/status.{OURS} clustertrackingtargets/status.{OURS} trackedruns/status.{OURS}", ANY,
-     "yes yes"),
-    (WRITE, f"trackingtargets.{OURS} clustertrackingtargets.{OURS}", ANY, "no no"),
-    ("create delete", f"trackedruns.{OURS}", ANY, "yes yes"),
-    ("update patch deletecollection", f"trackedruns.{OURS}", ANY, "no no"),
-    ("create", "events", ANY, "yes yes"),
-    ("get list patch delete", "events", ANY, "no no"),
-    ("get create update", "leases.coordination.k8s.io", OWN, "yes yes"),
-    (f"get {WRITE}", "leases.coordination.k8s.io", ANY, "no no"),
-    ("list watch delete", "leases.coordination.k8s.io", OWN, "no no"),
-    ("create", "serviceaccounts/token", OWN, "no no"),
-    ("impersonate", "users groups serviceaccounts", ANY, "no no"),
+     "yes yes yes"),
+    (WRITE, f"trackingtargets.{OURS} clustertrackingtargets.{OURS}", ANY, "no no no"),
+    ("create delete", f"trackedruns.{OURS}", ANY, "yes yes yes"),
+    ("update patch deletecollection", f"trackedruns.{OURS}", ANY, "no no no"),
+    ("create", "events", ANY, "yes yes yes"),
+    ("get list patch delete", "events", ANY, "no no no"),
+    ("get create update", "leases.coordination.k8s.io", OWN, "yes yes yes"),
+    (f"get {WRITE}", "leases.coordination.k8s.io", ANY, "no no no"),
+    ("list watch delete", "leases.coordination.k8s.io", OWN, "no no no"),
+    ("create", "serviceaccounts/token", OWN, "no no no"),
+    ("impersonate", "users groups serviceaccounts", ANY, "no no no"),
     (f"get {WRITE} bind escalate", f"roles.{RBAC} rolebindings.{RBAC} clusterroles.{RBAC} clusterrolebindings.{RBAC}",
-     ANY, "no no"),
+     ANY, "no no no"),
     (f"get {WRITE}", "nodes persistentvolumes customresourcedefinitions.apiextensions.k8s.io deployments.apps", ANY,
-     "no no"),
+     "no no no"),
 )  # fmt: skip
-"""What the operator may with base and with per-tenant."""
+"""What the operator may with base, with per-tenant and with sharded."""
 
 PEOPLE = rows(
     (READ, f"trackingtargets.{OURS} trackedruns.{OURS}", ANY, "yes yes yes"),
@@ -103,10 +105,10 @@ class Asked(NamedTuple):
     user: str
     places: dict[str, str]
 
-    async def may(self, verb: str, kind: str, where: str) -> bool:
+    async def may(self, verb: str, kind: str, where: str, name: str = "") -> bool:
         resource, _, group = kind.partition(".")
         resource, _, sub = resource.partition("/")
-        name = "pipetrail" if resource == "leases" else ""
+        name = name or ("pipetrail" if resource == "leases" else "")
         attributes = {
             "namespace": self.places[where], "verb": verb, "group": group, "resource": resource, "subresource": sub,
             "name": name,
@@ -139,7 +141,7 @@ def team(cluster: Cluster, kubectl: Kubectl) -> Iterator[str]:
     sweep(cluster, kubectl, name)
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module", params=["base", "overlays/per-tenant"])
+@pytest_asyncio.fixture(scope="module", loop_scope="module", params=WAYS)
 async def operator(
     request: pytest.FixtureRequest, cluster: Cluster, kubectl: Kubectl, team: str, tmp_path_factory: Any
 ) -> AsyncIterator[tuple[str, Asked]]:
@@ -179,13 +181,38 @@ def table(head: Sequence[str], wanted: Sequence[Row]) -> str:
 @pytest.mark.asyncio(loop_scope="module")
 async def test_the_operator_may_do_its_work_and_nothing_to_what_is_not_ours(operator: tuple[str, Asked]) -> None:
     overlay, asked = operator
-    column = ("base", "overlays/per-tenant").index(overlay)
+    column = WAYS.index(overlay)
     answers = [await asked.answer(row) for row in OPERATOR]
     for row, answer in zip(OPERATOR, answers, strict=True):
         said = {True: "yes", False: "no", None: "it depends"}[answer]
         print(f"{overlay:20} {said:4} {row.verbs:42} {' '.join(row.kinds)} in {row.where}")
     wrong = [row for row, answer in zip(OPERATOR, answers, strict=True) if answer is not row.answers[column]]
     assert wrong == []
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_shards_may_write_their_leases_and_one_configmap_and_nobody_else_may(operator: tuple[str, Asked]) -> None:
+    overlay, asked = operator
+    theirs = [("leases.coordination.k8s.io", f"pipetrail-{n}") for n in (1, 7)] + [("configmaps", "pipetrail-shards")]
+    others = [("leases.coordination.k8s.io", "pipetrail-8"), ("configmaps", "pipetrail-settings")]
+    wanted = {(verb, *what): overlay == "overlays/sharded" for verb in ("get", "update") for what in theirs}
+    wanted |= {("update", *what): False for what in others}
+    wanted["get", "configmaps", "pipetrail-shards"] = True  # as any ConfigMap of its own namespace
+    assert {key: await asked.may(key[0], key[1], OWN, key[2]) for key in wanted} == wanted
+
+
+def test_a_shard_is_the_same_operator_as_without_shards(kubectl: Kubectl) -> None:
+    def workload(way: str, kind: str) -> Any:
+        shown = yaml.safe_load_all(kubectl("kustomize", str(KUSTOMIZE / way)).out)
+        (found,) = [body for body in shown if body["kind"] == kind]
+        return found
+
+    alone, shard = workload("base", "Deployment"), workload("overlays/sharded", "StatefulSet")
+    args = shard["spec"]["template"]["spec"]["containers"][0]["args"]
+    assert args[-2:] == [f"--shards={shard['spec']['replicas']}", "--shard=auto"]
+    del args[-2:]
+    assert shard["spec"]["template"] == alone["spec"]["template"]
+    assert shard["spec"]["podManagementPolicy"] == "Parallel"
 
 
 @pytest.mark.asyncio(loop_scope="module")
@@ -217,11 +244,11 @@ async def test_people_may_what_their_role_says(cluster: Cluster, kubectl: Kubect
 
 def test_the_install_guide_has_these_tables() -> None:
     page = (ROOT / "docs" / "install.md").read_text()
-    assert table(("base", "per-tenant"), OPERATOR) in page
+    assert table(("base", "per-tenant", "sharded"), OPERATOR) in page
     assert table(("view", "edit", "admin"), PEOPLE) in page
 
 
-@pytest.mark.parametrize("overlay", ["base", "overlays/per-tenant", "overlays/per-tenant/tenant"])
+@pytest.mark.parametrize("overlay", [*WAYS, "overlays/per-tenant/tenant"])
 def test_no_rule_holds_a_wildcard_or_writes_outside_our_group(overlay: str, kubectl: Kubectl) -> None:
     """Also for what a later hand adds: the only writes are events, the Lease, the outbox and kinds of ours."""
     found, roles = [], []
@@ -230,7 +257,8 @@ def test_no_rule_holds_a_wildcard_or_writes_outside_our_group(overlay: str, kube
             assert "*" not in json.dumps(rule)
             if set(rule["verbs"]) & set(WRITE.split()):
                 found += [f"{group}/{kind}" for group in rule["apiGroups"] for kind in rule["resources"]]
-                roles += [(body["kind"], body["metadata"]["name"])] if "secrets" in rule["resources"] else []
+                if {"secrets", "configmaps"} & set(rule["resources"]):
+                    roles.append((body["kind"], body["metadata"]["name"]))
     outside = {kind for kind in found if not kind.startswith(OURS)}
-    assert outside <= {"/events", "coordination.k8s.io/leases", "/secrets"}
-    assert set(roles) <= {("Role", "pipetrail-outbox")}  # in one namespace, the operator's own
+    assert outside <= {"/events", "coordination.k8s.io/leases", "/secrets", "/configmaps"}
+    assert set(roles) <= {("Role", "pipetrail-outbox"), ("Role", "pipetrail-shards")}  # in its own namespace alone

@@ -50,11 +50,11 @@ class Collection:
 
     # --- what happens to objects ------------------------------------------------------------------------------------
 
-    def put(self, name: str, **body: Any) -> None:
+    def put(self, name: str, *, namespace: str = "team", **body: Any) -> None:
         """Make or change an object."""
         change = "MODIFIED" if name in self._objects else "ADDED"
         self.version += 1
-        meta = {"name": name, "uid": f"uid-{name}", "namespace": "team", "resourceVersion": str(self.version)}
+        meta = {"name": name, "uid": f"uid-{name}", "namespace": namespace, "resourceVersion": str(self.version)}
         self._objects[name] = {**body, "metadata": {**body.get("metadata", {}), **meta}}
         self._happened(change, self._objects[name])
 

@@ -7,11 +7,12 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
+import msgspec
 import pytest
 from kubernetes.aio import client as k8s
 from tests.real.proxy import Action, Answer, Proxy, Seen, Stall
 
-from pipetrail import api
+from pipetrail import api, shards
 from pipetrail.api import TargetRef
 from pipetrail.delivery.dispatch import KEEP_SETTLED_S, Dispatch
 from pipetrail.delivery.ledger import Entry, Ledger
@@ -160,3 +161,20 @@ async def test_a_target_that_cannot_be_read_is_told_so_once_though_what_is_writt
             dispatch.saw_target(wrong, deleted=False)
             await asyncio.sleep(0.1)
         assert len(server.calls("/status", "PATCH")) == 1
+
+
+async def test_a_shard_looks_after_its_own_namespaces_targets_and_has_a_part_of_the_clusters() -> None:
+    there = [shard for number in (0, 1) if (shard := shards.Cut(edges=(shards.place("team"),)).share(number))]
+    async with Kube(k8s.Configuration(host=NOWHERE)) as kube:
+        seen = []
+        for share in there:
+            made = Dispatch(
+                kube, Ledger(kube, "me/1"), LiveReader(kube), Settings(), "c", addresses=ANYWHERE, share=share
+            )
+            own = target("own", NOWHERE)
+            whole = msgspec.structs.replace(own, ref=TargetRef(kind="ClusterTrackingTarget", name="all"))
+            for found in (own, whole):
+                made.saw_target(found, deleted=False)
+            seen.append({seat.ref.name: seat.lane.limiter.rate for seat in made.roster.seats()})
+            await made.close()
+    assert seen == [{"all": 25.0}, {"own": 50.0, "all": 25.0}]

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from tests.named import named
 
-from pipetrail import api, capture, kube, recording, recording_writer, settings
+from pipetrail import api, capture, kube, recording, recording_writer, settings, shards
 from pipetrail.api import Delivery
-from pipetrail.controller import app, bookmarks, lease
+from pipetrail.controller import app, bookmarks, lease, shares
 from pipetrail.delivery import (
     backfill,
     courier,
@@ -162,6 +162,13 @@ PHRASES = [
     f"has died | every {n(app.STUCK_EVERY_S)} s",
     f"came or went | every {n(app.KINDS_EVERY_S)} s",
     f"API server | {n(kube.TIMEOUT_S)} s; lists in pages of {kube.PAGE}",
+    f"| shards | {settings.MOST_SHARDS};",
+    f"looked at every {n(shares.RECUT_EVERY_S)} s; changed if the heaviest shard has more than {shards.HEAVY} times",
+    f"would have at most {shards.WORTH} of it",
+    f"noticed within {n(lease.RENEW_S)} s; each ends what is under way within {n(app.DRAIN_S)} s",
+    f"after {n(lease.DURATION_S)} s the others take it for run out; it sends nothing from {n(lease.GIVE_UP_S)} s on",
+    f"can't see the other Leases | waits {n(shares.BLIND_S)} s",
+    f"watches stood | used for {n(shares.STALE_S)} s",
     f"{size(recording_writer.MAX_EVENTS_BYTES)} of events, {size(recording_writer.MAX_STORE_BYTES)} of objects,",
     f"{size(recording_writer.MAX_LOG_BYTES)} a log",
     f"{size(recording.MAX_OBJECT_BYTES)} an object, {n(recording.MAX_FILES)} files a directory",

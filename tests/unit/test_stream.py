@@ -17,6 +17,7 @@ from pipetrail import observe
 from pipetrail.controller import stream as streams
 from pipetrail.controller.stream import Stream
 from pipetrail.kube import Kube
+from pipetrail.shards import WHOLE, Cut, Share, place
 from pipetrail.sources.argo import glimpse
 
 PATH = "/apis/argoproj.io/v1alpha1/workflows"
@@ -60,8 +61,8 @@ class Setting:
         self.told = Saw()
 
     @asynccontextmanager
-    async def following(self, version: str = "", *, known: bool = False) -> AsyncIterator[Stream]:
-        collection = streams.Collection(path=PATH, query={"labelSelector": "a=b"})
+    async def following(self, version: str = "", *, known: bool = False, share: Share = WHOLE) -> AsyncIterator[Stream]:
+        collection = streams.Collection(path=PATH, query={"labelSelector": "a=b"}, share=share)
         made = Stream(
             self.kube, collection, glimpse.WORKFLOW, self.told, gap=self.told.gap, version=version, known=known
         )
@@ -448,3 +449,22 @@ async def test_watches_that_end_at_once_are_not_asked_for_in_a_hurry(
     async with setting.following():
         await asyncio.sleep(1.0)
     assert len(server.watches) < 30
+
+
+async def test_what_is_of_another_shard_is_left_out_though_the_server_sends_it(setting: Setting) -> None:
+    server, told = setting.server, setting.told
+    server.put("theirs", namespace="elsewhere")
+    low, high = sorted((place("team"), place("elsewhere")))
+    share = Cut(edges=(high,)).share(0 if place("team") == low else 1)
+    assert share is not None
+    async with setting.following(share=share) as stream:
+        await setting.watching()
+        server.put("theirs", namespace="elsewhere", status={"phase": "Running"})
+        server.put("one", status={"phase": "Running"})
+        server.delete("theirs")
+        await until(lambda: told.live)
+        await until(lambda: stream.pulse().version == str(server.version))
+    assert told.news == [("ADDED", "one", True), ("ADDED", "two", True), ("MODIFIED", "one", False)]
+    assert told.stood == [{"uid-one", "uid-two"}]
+    asked = {query.get("shardSelector") for query in (*server.lists, *server.watches)}
+    assert asked == {share.query["shardSelector"]}

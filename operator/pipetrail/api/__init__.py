@@ -28,10 +28,10 @@ from pipetrail.api.backfill import (
 )
 from pipetrail.api.conditions import CONFIRM_ANNOTATION, HELD, REASONS, Reason
 from pipetrail.api.crds import crds, to_yaml
-from pipetrail.api.decode import FoundTarget, InvalidTarget, decode_target
+from pipetrail.api.decode import FoundTarget, InvalidTarget, decode_target, shards_of
 from pipetrail.api.model import API_VERSION, GROUP, VERSION, Model
 from pipetrail.api.rules import seconds
-from pipetrail.api.status import Condition, SyncCounts, TargetStatus
+from pipetrail.api.status import Condition, ShardStatus, SyncCounts, TargetStatus
 from pipetrail.api.target import (
     EXPERIMENT_ANNOTATION,
     RUN_NAME_ANNOTATION,
@@ -77,7 +77,8 @@ __all__ = [
     "BasicAuth", "CaBundleRef", "Capture", "Changes", "Claim", "ClusterTargetSpec", "Condition", "ConfigMapKeyRef",
     "Delivery", "Files", "FoundTarget", "InvalidTarget", "LabelSelector", "LeftOut", "MlflowAuth", "MlflowBackend",
     "Model", "Naming", "NeptuneBackend", "Policy", "Reason", "Redact", "Requirement", "RunPolicy", "RunRef",
-    "SecretKeyRef", "Select", "StatusChange", "StatusPartial", "SyncCounts", "SyncPhase", "TargetKind", "TargetRef",
-    "TargetSpec", "TargetStatus", "TensorboardBackend", "TrackedRunSpec", "TrackedRunStatus", "backfill_of",
-    "backfill_wish", "crds", "decode_target", "seconds", "to_json", "to_yaml", "tracked_run_name",
+    "SecretKeyRef", "Select", "ShardStatus", "StatusChange", "StatusPartial", "SyncCounts", "SyncPhase", "TargetKind",
+    "TargetRef", "TargetSpec", "TargetStatus", "TensorboardBackend", "TrackedRunSpec", "TrackedRunStatus",
+    "backfill_of", "backfill_wish", "crds", "decode_target", "seconds", "shards_of", "to_json", "to_yaml",
+    "tracked_run_name",
 ]  # fmt: skip

@@ -4,6 +4,7 @@ The API server has judged it already if it knows the CRD's rules; an older one, 
 off, has not.
 """
 
+import contextlib
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -15,7 +16,7 @@ from pipetrail.api.backfill import BACKFILL_ANNOTATION, Backfill, backfill_of
 from pipetrail.api.conditions import CONFIRM_ANNOTATION, HELD
 from pipetrail.api.model import API_VERSION, Rule
 from pipetrail.api.schema import model_of
-from pipetrail.api.status import Condition
+from pipetrail.api.status import Condition, ShardStatus
 from pipetrail.api.target import ClusterTargetSpec, TargetKind, TargetRef, TargetSpec
 
 _SPECS: Final[Mapping[TargetKind, type[TargetSpec]]] = {
@@ -30,6 +31,7 @@ class FoundTarget(msgspec.Struct, frozen=True, kw_only=True):
 
     `hold` is its condition MassOrphanGuard if that stands, and `confirmed` which one someone confirmed. `backfill` is
     the wish for older runs as someone wrote it, and `backfilled` what its status says of the last one.
+    `shards` says how a cluster's target stands with each of several operators.
     """
 
     ref: TargetRef
@@ -42,6 +44,7 @@ class FoundTarget(msgspec.Struct, frozen=True, kw_only=True):
     hold: Condition | None = None
     backfill: str = ""
     backfilled: Backfill | None = None
+    shards: tuple[ShardStatus, ...] = ()
 
 
 class InvalidTarget(msgspec.Struct, frozen=True, kw_only=True):
@@ -79,7 +82,7 @@ def decode_target(body: Any) -> FoundTarget | InvalidTarget:
         ref=ref, spec=spec, uid=uid, generation=generation, created=_time(meta.get("creationTimestamp")),
         labels=_labels(meta.get("labels")), confirmed=notes.get(CONFIRM_ANNOTATION, ""),
         hold=_hold(body.get("status")), backfill=notes.get(BACKFILL_ANNOTATION, ""),
-        backfilled=backfill_of(body.get("status")),
+        backfilled=backfill_of(body.get("status")), shards=shards_of(body),
     )  # fmt: skip
 
 
@@ -168,6 +171,17 @@ def _hold(status: Any) -> Condition | None:
             except msgspec.ValidationError:
                 return None
     return None
+
+
+def shards_of(body: Mapping[str, Any]) -> tuple[ShardStatus, ...]:
+    """What several operators left in a target's status; what can't be read is left out."""
+    status = body.get("status")
+    found = status.get("shards") if isinstance(status, Mapping) else None
+    read = []
+    for each in found if isinstance(found, list) else ():
+        with contextlib.suppress(msgspec.ValidationError):
+            read.append(msgspec.convert(each, ShardStatus))
+    return tuple(read)
 
 
 def _time(value: Any) -> datetime:

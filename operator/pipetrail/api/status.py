@@ -34,6 +34,17 @@ class SyncCounts(Model, frozen=True, kw_only=True, omit_defaults=False):
     last_sync: Annotated[str, doc("When a run was last completed.", max_length=40)] = ""
 
 
+class ShardStatus(Model, frozen=True, kw_only=True, omit_defaults=False):
+    """How a cluster's target stands with one of several operators, which each have a part of the namespaces."""
+
+    shard: Annotated[int, doc("Which one, from 0 on.", ge=0, le=63)]
+    ready: Annotated[Literal["True", "False", "Unknown"], doc("Whether it records runs there.")] = "Unknown"
+    reason: Annotated[str, doc("Why, in one word: docs/conditions.md says what to do.", max_length=1024)] = ""
+    message: Annotated[str, doc("Why, and the next step, for people.", max_length=1024)] = ""
+    held_since: Annotated[str, doc("Since when runs that are gone are not closed; empty if none.", max_length=40)] = ""
+    sync: Annotated[SyncCounts, doc("Runs of its namespaces.")] = SyncCounts()
+
+
 class TargetStatus(Model, frozen=True, kw_only=True, omit_defaults=False):
     """What the operator knows of a target."""
 
@@ -51,3 +62,7 @@ class TargetStatus(Model, frozen=True, kw_only=True, omit_defaults=False):
     version: Annotated[str, doc("The tracker's version, as it says itself.", max_length=200)] = ""
     sync: Annotated[SyncCounts, doc("Runs of this target.")] = SyncCounts()
     backfill: Annotated[Backfill, doc("The last backfill of this target.")] | UnsetType = UNSET
+    shards: Annotated[
+        tuple[ShardStatus, ...],
+        listed("Of a cluster's target: each shard, if there are several.", most=64, kind="map", key="shard"),
+    ] = ()

@@ -1,6 +1,7 @@
 """`pipetrail run`: the operator."""
 
 import asyncio
+import socket
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -9,6 +10,23 @@ import typer
 
 from pipetrail import observe, settings
 from pipetrail.kube import KubeError
+
+
+def ordinal(host: str) -> int:
+    """The number that the name of a StatefulSet's pod ends in; raises :class:`ValueError` if there is none."""
+    number = host.partition(".")[0].rpartition("-")[2]
+    if not number.isdecimal():
+        raise ValueError(f"{host} ends in no number, as pods of a StatefulSet do: name one, --shard 0")
+    return int(number)
+
+
+def _number(shard: str) -> int:
+    """Which one `--shard` names."""
+    if shard == "auto":
+        return ordinal(socket.gethostname())
+    if not shard.isdecimal():
+        raise ValueError(f"{shard!r} is no shard: give its number, from 0 on, or auto")
+    return int(shard)
 
 
 def run(
@@ -60,6 +78,13 @@ def run(
             "tells the next one where the watches were.",
         ),
     ] = False,
+    shard: Annotated[
+        str | None,
+        typer.Option(help="Which of --shards this one is, from 0 on, or auto: the number that its pod's name ends in."),
+    ] = None,
+    shards: Annotated[
+        int | None, typer.Option(help="How many operators share the namespaces; shard 0's word counts. Default: 1.")
+    ] = None,
     identity: Annotated[
         str | None,
         typer.Option(
@@ -105,7 +130,8 @@ def run(
     It reads users' objects and writes only its own kinds, so it can't break a pipeline. Stop it with SIGTERM; it may
     be killed at any moment and goes on where it was.
 
-    One operator works at a time: who holds the Lease pipetrail in --namespace. A second one waits.
+    One operator works at a time: who holds the Lease pipetrail in --namespace. A second one waits. With --shards each
+    of several looks after a part of the namespaces (docs/scale.md).
 
     Exit codes: 0 stopped; 1 another operator took the Lease; 2 the command line or the settings file is wrong; 3 no
     cluster, no namespace for the Lease, or no right.
@@ -131,12 +157,20 @@ def run(
     places = msgspec.structs.replace(
         base.places, argo_ui=argo_ui or base.places.argo_ui, logs_url=logs_url or base.places.logs_url
     )
+    try:
+        number = base.shard if shard is None else _number(shard)
+        base = msgspec.structs.replace(
+            base, shard=number, shards=base.shards if shards is None else shards,
+            lease="" if no_lease else lease or base.lease,
+        )  # fmt: skip
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--shard, --shards") from None
     chosen = msgspec.structs.replace(
         base, cluster=cluster or base.cluster, namespace=namespace or base.namespace, places=places,
         watch_namespaces=tuple(watch_namespace or base.watch_namespaces), mlmd=mlmd or base.mlmd,
         tensorboard_root=tensorboard_root or base.tensorboard_root,
         allow_addresses=tuple(allow_address or base.allow_addresses), listen=listen or base.listen,
-        lease="" if no_lease else lease or base.lease, identity=identity or base.identity,
+        identity=identity or base.identity,
         outbox=outbox or base.outbox, argo_server=argo_server or base.argo_server,
         argo_server_token_file=argo_server_token_file or base.argo_server_token_file,
         argo_server_ca=argo_server_ca or base.argo_server_ca,

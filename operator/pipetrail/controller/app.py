@@ -1,8 +1,12 @@
 """The operator as a process: connect, read the ledger, watch, deliver, and go quietly when asked.
 
 Order at the start: the Lease is ours before the ledger is read, so that what we read is what the operator before us
-left; targets and namespaces are listed before the watches begin, so that the first run that an event
-shows finds its target. What happened while we were away is found by the first survey.
+left (and each other shard, if there are several, has let go of what is ours); targets and namespaces are listed before
+the watches begin, so that the first run that an event shows finds its target. What happened while we were away is found
+by the first survey.
+
+When several operators share the namespaces otherwise, each ends what it does and begins anew, as if it had been
+restarted: one way into work, and one out of it.
 """
 
 import asyncio
@@ -10,17 +14,16 @@ import gc
 import os
 import signal
 import socket
-from collections.abc import Sequence
-from typing import Any, Final
+from collections.abc import Coroutine, Sequence
+from typing import Any, Final, TypeVar
 
 from pipetrail import api, observe
-from pipetrail.controller import bookmarks
 from pipetrail.controller.bookmarks import Bookmarks
 from pipetrail.controller.health import Health, serving
 from pipetrail.controller.lease import Lease
+from pipetrail.controller.shares import Beginning, Shares, name_of, shares
 from pipetrail.controller.watches import Kinds, Watches
 from pipetrail.delivery.dispatch import Dispatch
-from pipetrail.delivery.lane import always
 from pipetrail.delivery.ledger import Ledger, Lost
 from pipetrail.kube import TRACKED_RUNS, ApiError, Kube, KubeError, collections
 from pipetrail.readers.archive import ArgoArchive
@@ -35,6 +38,7 @@ KINDS_EVERY_S: Final = 30.0
 STUCK_EVERY_S: Final = 60.0
 DRAIN_S: Final = 20.0
 ENDING_S: Final = 5.0
+T = TypeVar("T")
 
 
 async def run(settings: Settings, *, context: str | None = None, stop: asyncio.Event | None = None) -> None:
@@ -54,37 +58,23 @@ async def run(settings: Settings, *, context: str | None = None, stop: asyncio.E
     ) as kube:
         lease = None
         if settings.lease:
-            lease = Lease(kube, settings.namespace, settings.lease, settings.identity or _process())
-        health = Health(lease)
+            name = name_of(settings.lease, settings.shard)
+            lease = Lease(kube, settings.namespace, name, settings.identity or _process())
+        share = shares(kube, settings, lease)
+        health = Health(lease, share)
         async with serving(health, settings.listen):
             ending = asyncio.create_task(stopping.wait())
             holding: list[asyncio.Task[Any]] = []
             if lease is not None:
                 holding.append(asyncio.create_task(lease.hold(), name="lease"))
-            beginning = asyncio.create_task(_begin(kube, settings, lease))
             try:
-                await asyncio.wait([beginning, ending, *holding], return_when=asyncio.FIRST_COMPLETED)
-                if beginning.done():
-                    cluster, dispatch, kinds = beginning.result()
-                    observe.log().info(
-                        "started", cluster=cluster, api_server=kube.host, kinds=sorted(p for _, p in kinds)
-                    )
-                    saved = {} if lease is None else bookmarks.read(lease.found)
-                    watches = Watches(
-                        settings, context, dispatch, kinds, start_at=saved, known_at=dispatch.ledger_read_at
-                    )
-                    marks = Bookmarks(saved, watches.pulses, dispatch.waiting_since_deleted)
-                    if lease is not None:
-                        lease.leave = marks.annotations
-                    dispatch.survey.told = watches.told
-                    health.dispatch, health.watches = dispatch, watches
-                    await _operate(kube, settings, dispatch, watches, marks, [ending, *holding])
+                while not await _term(kube, settings, context, lease, share, health, [ending, *holding]):
+                    pass
                 for task in holding:  # if it ended, that is why we end
                     if task.done():
                         task.result()
             finally:
-                # Asked to go while we waited for the API server, the CRDs or the Lease; or all is over.
-                left = [ending, beginning, *holding]
+                left = [ending, *holding]
                 for task in left:
                     task.cancel()
                 await asyncio.wait(left, timeout=ENDING_S)
@@ -92,11 +82,64 @@ async def run(settings: Settings, *, context: str | None = None, stop: asyncio.E
                     await lease.release()
 
 
+async def _term(
+    kube: Kube, settings: Settings, context: str | None, lease: Lease | None, share: Shares, health: Health,
+    ending: Sequence[asyncio.Task[Any]],
+) -> bool:  # fmt: skip
+    """Begin, and work until one of `ending` is done: then true. False if the namespaces are shared otherwise now."""
+    made = await _unless(ending, _made(kube, settings, share))
+    if made is None:
+        return True  # asked to go while we waited for the API server, the Lease or other shards
+    dispatch, reader, start = made
+    left = start.start_at
+    moved = asyncio.create_task(share.moved(), name="shares")
+    try:
+        kinds = await _unless([moved, *ending], _patiently_ready(kube, dispatch, settings.watch_namespaces))
+        if kinds is not None:
+            observe.log().info(
+                "started", cluster=dispatch.cluster, api_server=kube.host, kinds=sorted(p for _, p in kinds)
+            )  # fmt: skip
+            watches = Watches(
+                settings, context, dispatch, kinds, start_at=left, known_at=dispatch.ledger_read_at
+            )  # fmt: skip
+            marks = Bookmarks(left, watches.pulses, dispatch.waiting_since_deleted)
+            share.began()
+            if lease is not None:
+                lease.leave = lambda: share.annotations(marks.annotations())
+            dispatch.survey.told = watches.told
+            health.dispatch, health.watches = dispatch, watches
+            await _operate(kube, settings, dispatch, watches, marks, [ending[0], moved, *ending[1:]])
+            left = marks.versions()
+    finally:
+        health.dispatch = health.watches = None
+        if not moved.done():
+            moved.cancel()
+        await asyncio.wait([moved], timeout=ENDING_S)
+        await dispatch.close()
+        await reader.close()
+    if any(task.done() for task in ending):
+        return True
+    moved.result()
+    share.let_go(left)
+    return False
+
+
+async def _unless(ending: Sequence[asyncio.Task[Any]], work: Coroutine[Any, Any, T]) -> T | None:
+    """What `work` gives; null if one of `ending` is done before."""
+    task = asyncio.create_task(work)
+    try:
+        await asyncio.wait([task, *ending], return_when=asyncio.FIRST_COMPLETED)
+        return task.result() if task.done() else None
+    finally:
+        task.cancel()
+        await asyncio.wait([task], timeout=ENDING_S)
+
+
 async def _operate(
     kube: Kube, settings: Settings, dispatch: Dispatch, watches: Watches, marks: Bookmarks,
     ending: Sequence[asyncio.Task[Any]],
 ) -> None:  # fmt: skip
-    """Watch and deliver until one of `ending` is done (the first of them is a wish: what is under way may end)."""
+    """Watch and deliver until one of `ending` is done (of the first two what is under way may end)."""
     work = [
         asyncio.create_task(watches.run(), name="watches"),
         asyncio.create_task(dispatch.run(), name="dispatch"),
@@ -104,8 +147,9 @@ async def _operate(
     ]
     dispatch.survey.due.set()
     done, _ = await asyncio.wait([*work, *ending], return_when=asyncio.FIRST_COMPLETED)
-    if ending[0] in done:
-        observe.log().info("stopping", waiting=sum(s.lane.waiting for s in dispatch.roster.seats()))
+    if done & set(ending[:2]):
+        said = "stopping" if ending[0] in done else "letting go"
+        observe.log().info(said, waiting=sum(s.lane.waiting for s in dispatch.roster.seats()))
         watches.stop()
         work[0].cancel()
         await _drain(dispatch)
@@ -113,7 +157,7 @@ async def _operate(
         task.cancel()
     await asyncio.wait(work, timeout=ENDING_S)
     marks.freeze()
-    await dispatch.roster.close()
+    await dispatch.close()
     if dispatch.archive is not None:
         await dispatch.archive.close()
     for task in done - set(ending):
@@ -124,21 +168,23 @@ def _process() -> str:
     return f"{socket.gethostname()}/{os.getpid()}"
 
 
-async def _begin(kube: Kube, settings: Settings, lease: Lease | None) -> tuple[str, Dispatch, Kinds]:
-    """What stands before the first event: the Lease, who we are, our own objects, and what there is to watch."""
-    permit = always if lease is None else lease.permit
-    await permit()
+async def _made(kube: Kube, settings: Settings, share: Shares) -> tuple[Dispatch, LiveReader, Beginning]:
+    """What stands before all else: the Lease, our share, and who we are."""
+    start = await share.begin()
     cluster = settings.cluster or await _cluster_uid(kube)
     judge = await addresses.known(settings.allow_addresses, kube.host)
     reader = LiveReader(kube, Stores(Transport(addresses=judge.of_stores())), mlmd=settings.mlmd)
-    ledger = Ledger(kube, _process(), settings.watch_namespaces)
     archive = None
     if settings.argo_server:
         archive = ArgoArchive(
             settings.argo_server, token_file=settings.argo_server_token_file, ca_file=settings.argo_server_ca
         )
-    dispatch = Dispatch(kube, ledger, reader, settings, cluster, addresses=judge, permit=permit, archive=archive)
-    return cluster, dispatch, await _patiently_ready(kube, dispatch, settings.watch_namespaces)
+    ledger = Ledger(kube, _process(), settings.watch_namespaces, share=start.share)
+    dispatch = Dispatch(
+        kube, ledger, reader, settings, cluster, addresses=judge, permit=share.permit, share=start.share,
+        archive=archive,
+    )  # fmt: skip
+    return dispatch, reader, start
 
 
 async def _patiently_ready(kube: Kube, dispatch: Dispatch, namespaces: Sequence[str]) -> Kinds:
@@ -180,7 +226,9 @@ async def _meet_targets(kube: Kube, dispatch: Dispatch, namespaces: Sequence[str
     """Every target that stands; one that we know and that does not stand is gone. kopf tells no deletion in a gap."""
     before = dispatch.roster.seats()
     standing = set()
-    lists = [("TrackingTarget", path) for path in collections(TRACKED_RUNS, "trackingtargets", namespaces)]
+    lists = [
+        ("TrackingTarget", path) for path in collections(TRACKED_RUNS, "trackingtargets", namespaces, dispatch.share)
+    ]
     for kind, path in (*lists, ("ClusterTrackingTarget", f"{TRACKED_RUNS}/clustertrackingtargets")):
         async for page in kube.pages(path):
             for item in page.get("items", ()):

@@ -63,14 +63,20 @@ class Bookmarks:
         """The same as the Lease carries it."""
         if self._last is not None:
             return self._last
-        text = msgspec.json.encode(self.versions(), order="sorted").decode()
-        if len(text) <= MAX_CHARS:
-            return {ANNOTATION: text}
+        found = text(self.versions())
+        if found:
+            return {ANNOTATION: found}
         if not self._told:
             self._told = True
             cause = f"{len(self._known[-1][1])} watches are more than an annotation holds: name fewer namespaces"
             observe.log().warning("bookmarks not kept", cause=cause)
         return {ANNOTATION: ""}
+
+
+def text(versions: Versions) -> str:
+    """`versions` as an annotation's value; empty if they are more than one holds."""
+    made = msgspec.json.encode(versions, order="sorted").decode()
+    return made if len(made) <= MAX_CHARS else ""
 
 
 def read(annotations: Mapping[str, str]) -> Versions:

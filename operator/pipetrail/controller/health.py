@@ -20,6 +20,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from pipetrail.controller.lease import Lease
 from pipetrail.controller.metrics import Page, Stand, registry
+from pipetrail.controller.shares import Shares
 from pipetrail.controller.watches import Watches
 from pipetrail.delivery.dispatch import Dispatch
 from pipetrail.kube import KubeError
@@ -32,8 +33,9 @@ DEAF_S: Final = 90.0
 class Health:
     """What there is so far of the operator; who builds it sets each part when it is there."""
 
-    def __init__(self, lease: Lease | None) -> None:
+    def __init__(self, lease: Lease | None, shares: Shares | None = None) -> None:
         self.lease = lease
+        self.shares = shares
         self.dispatch: Dispatch | None = None
         self.watches: Watches | None = None
 
@@ -47,6 +49,10 @@ class Health:
         found = []
         if self.lease is not None and not self.lease.held:
             found.append(f"the Lease is held by {self.lease.holder}" if self.lease.holder else "the Lease is not held")
+        if self.shares is not None and self.shares.idle:
+            return found  # a shard that there is nothing for does all that it should
+        if self.shares is not None and self.shares.waits_for:
+            return [*found, f"it waits for other shards: {self.shares.waits_for}"]
         if self.dispatch is None or self.watches is None:
             return [*found, "the ledger and the targets have not been read"]
         if not self.dispatch.survey.passes:

@@ -54,6 +54,15 @@ class Unknown(Frozen, frozen=True):
 Look = Ours | Theirs | Unknown
 
 
+class Beside(Frozen, frozen=True):
+    """How another Lease stands: who has it (empty: nobody, or there is none), and may that one still send?"""
+
+    holder: str = ""
+    live: bool = False
+    annotations: Mapping[str, str] = {}
+    renewed: str = ""
+
+
 class Lease:
     """One Lease, as `holder`. The same holder takes it at once; anybody else waits for its end."""
 
@@ -66,13 +75,22 @@ class Lease:
         self._holder = holder
         self._until = -1.0  # loop time; what is sent later is not covered
         self._changed = asyncio.Event()
-        self._other = ("", 0.0)  # the resourceVersion that another wrote, and since when we know it
+        self._others: dict[str, tuple[str, float]] = {}  # by name: the version that another wrote, and since when known
+        self._stir = asyncio.Event()
+        self._begun = self._written = 0  # looks, and the last of them that wrote
+        self.takings = 0
+        """How often it became ours: what we knew of others before may have changed since."""
         self.holder = ""
         """Who held it when we last looked; empty if nobody, or if we don't know."""
         self.found: Mapping[str, str] = {}
         """The annotations that were there when we took it."""
         self.leave: Callable[[], Mapping[str, str]] = dict
         """Annotations for the next holder; others stay as they are."""
+
+    @property
+    def name(self) -> str:
+        """The Lease's own."""
+        return self._name
 
     @property
     def held(self) -> bool:
@@ -112,7 +130,10 @@ class Lease:
     async def keep(self) -> None:
         """Renew until cancelled. Raises :class:`TakenOver` once someone else holds it."""
         while True:
-            await asyncio.sleep(RENEW_S if self.held else WAIT_S)
+            self._stir.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(RENEW_S if self.held else WAIT_S):
+                    await self._stir.wait()
             had = self.held
             match await self._look():
                 case Ours() if not had:
@@ -122,6 +143,27 @@ class Lease:
                     raise TakenOver(f"{holder} holds the Lease {self._where} now: one operator sends")
                 case Unknown(error=error):
                     observe.log().warning("lease not renewed", lease=self._where, cause=str(error))
+
+    async def say(self) -> None:
+        """Wait until what :attr:`leave` says now stands in the Lease, and that is ours."""
+        wanted = self._begun + 1
+        self._stir.set()
+        while self._written < wanted:
+            self._changed.clear()
+            await self._changed.wait()
+
+    async def beside(self, name: str) -> "Beside":
+        """Another Lease of the same namespace. Raises :class:`KubeError`."""
+        try:
+            there = await self._kube.get(f"{self._collection}/{name}", timeout_s=CALL_S)
+        except ApiError as error:
+            if error.status != 404:
+                raise
+            return Beside()
+        spec, annotations = there.get("spec") or {}, there["metadata"].get("annotations") or {}
+        holder = str(spec.get("holderIdentity") or "")
+        live = bool(holder) and not self._ran_out(name, there)
+        return Beside(holder=holder, live=live, annotations=annotations, renewed=str(spec.get("renewTime") or ""))
 
     async def release(self) -> None:
         """Give it back, so that the next operator need not wait. What fails here costs that one its wait."""
@@ -137,6 +179,8 @@ class Lease:
     async def _look(self) -> Look:
         """Take or renew it if nobody else has it."""
         began = asyncio.get_running_loop().time()
+        self._begun += 1
+        number = self._begun
         try:
             async with asyncio.timeout(CALL_S):
                 look = await self._take()
@@ -146,7 +190,10 @@ class Lease:
             return Unknown(error=error)
         self.holder = self._holder if isinstance(look, Ours) else look.holder
         if isinstance(look, Ours):
+            if not self.held:
+                self.takings += 1
             self._until = began + GIVE_UP_S
+            self._written = number
             self._changed.set()
         return look
 
@@ -161,18 +208,18 @@ class Lease:
             )
             return Ours()
         holder = str((there.get("spec") or {}).get("holderIdentity") or "")
-        if holder not in ("", self._holder) and not self._ran_out(there):
+        if holder not in ("", self._holder) and not self._ran_out(self._name, there):
             return Theirs(holder=holder)
         await self._kube.put(self._path, _written(there, self._holder, self.leave()))
         if self._until < 0:
             self.found = there["metadata"].get("annotations") or {}
         return Ours()
 
-    def _ran_out(self, there: Mapping[str, Any]) -> bool:
+    def _ran_out(self, name: str, there: Mapping[str, Any]) -> bool:
         version, now = str(there["metadata"]["resourceVersion"]), asyncio.get_running_loop().time()
-        if self._other[0] != version:
-            self._other = (version, now)
-        return now - self._other[1] > float(there["spec"].get("leaseDurationSeconds") or DURATION_S)
+        if self._others.get(name, ("", now))[0] != version:
+            self._others[name] = (version, now)
+        return now - self._others[name][1] > float(there["spec"].get("leaseDurationSeconds") or DURATION_S)
 
     def _advice(self, error: ApiError) -> str:
         namespace = self._where.partition("/")[0]

@@ -21,6 +21,7 @@ from pipetrail.controller.news import News
 from pipetrail.delivery.lane import backoff_s
 from pipetrail.kube import PAGE, TIMEOUT_S, ApiError, Kube, KubeError
 from pipetrail.record import Frozen
+from pipetrail.shards import WHOLE, Share
 from pipetrail.sources.argo.body import obj, whole, word
 from pipetrail.sources.argo.glimpse import Glimpse
 
@@ -43,10 +44,19 @@ PAUSE_MOST_S: Final = 30.0
 
 
 class Collection(Frozen, frozen=True):
-    """What is followed: the path of its lists and watches, and what the server selects."""
+    """What is followed: the path of its lists and watches, what the server selects, and whose namespaces count.
+
+    A server that knows shards leaves out what is of others, one that does not sends it: here it is left out again.
+    """
 
     path: str
     query: Mapping[str, str] = {}
+    share: Share = WHOLE
+
+    @property
+    def asked(self) -> Mapping[str, str]:
+        """The query of each list and watch."""
+        return {**self.query, **self.share.query}
 
 
 class Pulse(Frozen, frozen=True):
@@ -126,7 +136,7 @@ class Stream:
         path, uids = self._collection.path, set[str]()
         size, token = PAGE, ""
         while True:
-            query: dict[str, str | int] = {**self._collection.query, "limit": size}
+            query: dict[str, str | int] = {**self._collection.asked, "limit": size}
             if token:
                 query["continue"] = token
             data = await self._kube.get_bytes(path, most=MAX_PAGE_BYTES + 1, timeout_s=LIST_S, **query)
@@ -139,6 +149,8 @@ class Stream:
                 raise KubeError(f"GET {path}: {type(error).__name__} in a list") from None
             self._heard()
             for body in page.items:
+                if not self._ours(body):
+                    continue
                 uids.add(word(obj(body, "metadata").get("uid")))
                 self._saw("ADDED", body, listed=True)
             token = page.following
@@ -157,7 +169,7 @@ class Stream:
     async def _watch(self, most_s: int) -> None:
         """Hand over what happens until the server ends the watch after `most_s`; raises what ended it otherwise."""
         query: dict[str, str | int] = {
-            **self._collection.query, "watch": "true", "allowWatchBookmarks": "true", "timeoutSeconds": most_s,
+            **self._collection.asked, "watch": "true", "allowWatchBookmarks": "true", "timeoutSeconds": most_s,
             "resourceVersion": self._version,
         }  # fmt: skip
         path, lines = self._collection.path, Lines(MAX_LINE_BYTES)
@@ -197,7 +209,8 @@ class Stream:
             case "BOOKMARK":
                 pass
             case "ADDED" | "MODIFIED" | "DELETED":
-                self._saw(event.type, event.body, listed=not self._caught_up)
+                if self._ours(event.body):
+                    self._saw(event.type, event.body, listed=not self._caught_up)
             case "ERROR":
                 status = event.body
                 reason, message = word(status.get("reason")), word(status.get("message"))
@@ -207,6 +220,9 @@ class Stream:
                 return False
         self._version = version or self._version
         return bool(version)
+
+    def _ours(self, body: Mapping[str, Any]) -> bool:
+        return self._collection.share.owns(word(obj(body, "metadata").get("namespace")))
 
     def _saw(self, change: str, body: Mapping[str, Any], *, listed: bool) -> None:
         try:

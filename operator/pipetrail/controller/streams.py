@@ -76,15 +76,16 @@ class Streams:
             path: kind
             for kind in _KINDS
             if (kind.group, kind.plural) in self._kinds
-            for path in collections(kind.root, kind.plural, self._namespaces)
+            for path in collections(kind.root, kind.plural, self._namespaces, self._dispatch.share)
         }
         for path in self._running.keys() - wanted.keys():
             self._running.pop(path)[1].cancel()
         for path, kind in wanted.items():
             if path not in self._running:
                 known, began = self._known_at.pop(path, ""), self._start_at.pop(path, "")
+                collection = Collection(path=path, query=kind.query, share=self._dispatch.share)
                 stream = Stream(
-                    kube, Collection(path=path, query=kind.query), kind.glimpse, kind.news(self._dispatch),
+                    kube, collection, kind.glimpse, kind.news(self._dispatch),
                     gap=self._dispatch.survey.due.set, version=known or began, known=bool(known),
                 )  # fmt: skip
                 self._running[path] = (stream, tasks.create_task(stream.run(), name=path))

@@ -25,6 +25,7 @@ from pipetrail.delivery.runs import Runs
 from pipetrail.kube import ARGO, ApiError, Kube, KubeError, collections
 from pipetrail.readers import argo as objects
 from pipetrail.readers.archive import ArchiveFailed, ArgoArchive
+from pipetrail.shards import WHOLE, Share
 from pipetrail.sources import argo
 from pipetrail.sources.argo.body import moment
 
@@ -110,7 +111,7 @@ class Backfills:
     def __init__(
         self, kube: Kube, *, book: Book, runs: Runs, roster: Roster, decide: Decide,
         learn: Callable[[argo.Header], Awaitable[None]], namespaces: Sequence[str] = (),
-        archive: ArgoArchive | None = None,
+        archive: ArgoArchive | None = None, share: Share = WHOLE,
     ) -> None:  # fmt: skip
         self._kube = kube
         self._book = book
@@ -120,6 +121,7 @@ class Backfills:
         self._learn = learn
         self._namespaces = namespaces
         self._archive = archive
+        self._share = share
         self._tours: dict[TargetRef, tuple[Tour, asyncio.Task[None]]] = {}
         self.due = asyncio.Event()
         """Set when a target came, changed or went."""
@@ -144,6 +146,8 @@ class Backfills:
 
     async def _begin(self, seat: Seat) -> None:
         text, before = seat.found.backfill, seat.backfill
+        if self._share.of > 1 and not seat.ref.namespace and not self._share.speaks_for(seat.ref.name):
+            return  # the shard that does says that it is not done
         try:
             wish = api.backfill_wish(text)
         except (ValueError, msgspec.DecodeError) as error:
@@ -153,6 +157,10 @@ class Backfills:
                 await self._roster.backfilled(seat, refused)
             return
         if before is not None and before.over and before.asked == wish.number:
+            return
+        if self._share.of > 1 and not seat.ref.namespace:
+            said = "several operators share this target: ask targets of namespaces, or one operator alone"
+            await self._roster.backfilled(seat, api.Backfill(asked=wish.number, phase="Refused", message=said))
             return
         tour = Tour(seat, text, wish)
         task = asyncio.create_task(self._go(tour), name=f"backfill {seat.ref}")

@@ -21,6 +21,7 @@ from pipetrail.delivery.secret_chunks import Lying, NotKept, SecretChunks
 from pipetrail.kube import ApiError, Kube, KubeError
 from pipetrail.readers.overflow import OverflowFailed, OverflowStore
 from pipetrail.record import Frozen
+from pipetrail.shards import WHOLE, Share
 
 SECRET_BYTES: Final = 1500
 """What a Secret takes in etcd beside its data: its cover, and what the API server adds (measured: 1 270)."""
@@ -49,14 +50,18 @@ class Kept(Frozen, frozen=True):
 
 
 class Copies:
-    """Writes, finds, reads and removes copies. `ledger_bytes` is what the TrackedRuns take of `most_bytes`."""
+    """Writes, finds, reads and removes copies. `ledger_bytes` is what the TrackedRuns take of `most_bytes`.
+
+    Of several shards each knows the copies of its own namespaces and has its part of `most_bytes`.
+    """
 
     def __init__(
         self, kube: Kube, namespace: str, *, most_bytes: int, ledger_bytes: Callable[[], int] = lambda: 0,
-        store: OverflowStore | None = None, chunk_bytes: int = outbox.CHUNK_BYTES,
+        store: OverflowStore | None = None, chunk_bytes: int = outbox.CHUNK_BYTES, share: Share = WHOLE,
     ) -> None:  # fmt: skip
         self._secrets = SecretChunks(kube, namespace, chunk_bytes)
-        self.most_bytes = most_bytes
+        self.most_bytes = most_bytes // share.of
+        self.share = share
         self._ledger_bytes = ledger_bytes
         self._store = store
         self.complete = store is None
@@ -102,6 +107,8 @@ class Copies:
         lying: list[Kept] = []
         found = await self._secrets.lying()
         for cover, numbers in found.copies:
+            if not self.share.owns(cover.namespace):
+                continue
             whole = all(number in numbers for number in range(cover.chunks))
             lying.append(
                 Kept(cover=cover, place="Secrets", inherited=True, whole=whole, half_gone=0 not in numbers)
@@ -111,7 +118,11 @@ class Copies:
             lying += [kept for kept in self._kept.values() if kept.place == "Store"]
             self._garbage = found.garbage
         else:
-            lying += [Kept(cover=cover, place="Store", inherited=True) for cover, _ in stored.copies]
+            lying += [
+                Kept(cover=cover, place="Store", inherited=True)
+                for cover, _ in stored.copies
+                if self.share.owns(cover.namespace)
+            ]
             self._garbage = {**found.garbage, **stored.garbage}
         self.complete = stored is not None
         spare = self._choose(lying)

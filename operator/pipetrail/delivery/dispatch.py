@@ -32,6 +32,7 @@ from pipetrail.readers import Reader
 from pipetrail.readers.archive import ArgoArchive
 from pipetrail.readers.overflow import OverflowFailed, OverflowStore
 from pipetrail.settings import Settings
+from pipetrail.shards import WHOLE, Share
 from pipetrail.sources import argo
 from pipetrail.targets.addresses import REFUSING, Addresses
 from pipetrail.targets.target import Refused, Retry, TargetError, Unauthorised, Unusable
@@ -52,17 +53,20 @@ class Dispatch:
 
     def __init__(
         self, kube: Kube, ledger: Ledger, reader: Reader, settings: Settings, cluster: str, *,
-        addresses: Addresses = REFUSING, permit: Permit = always, archive: ArgoArchive | None = None,
+        addresses: Addresses = REFUSING, permit: Permit = always, share: Share = WHOLE,
+        archive: ArgoArchive | None = None,
     ) -> None:  # fmt: skip
         self._kube = kube
         self._ledger = ledger
         self._settings = settings
         self.archive = archive
+        self.share = share
+        self.cluster = cluster
         self.runs = Runs()
         self.book = Book()
         self.namespaces = Namespaces()
         self.templates = Templates(kube)
-        self.roster = Roster(kube, ledger, settings, self._work, addresses, permit)
+        self.roster = Roster(kube, ledger, settings, self._work, addresses, permit, share)
         self.survey = Survey(
             kube,
             ledger,
@@ -75,10 +79,11 @@ class Dispatch:
             cluster=cluster,
             has_copy=lambda run: self.copies.may_have(run),
             archive=archive,
+            share=share,
         )
         self.copies = Copies(
             kube, settings.namespace, most_bytes=settings.outbox_max_bytes, ledger_bytes=lambda: self.book.bytes,
-            store=OverflowStore(settings.outbox) if settings.outbox else None,
+            store=OverflowStore(settings.outbox) if settings.outbox else None, share=share,
         )  # fmt: skip
         recall = Recall(kube, ledger, self.book, self.copies, self.survey.due.set)
         self._deliveries = Deliveries(
@@ -92,7 +97,7 @@ class Dispatch:
         self.resend = Resend(kube, ledger, self.book, self.runs, self.roster, self._offer, kept=self.keeper.kept)
         self.backfills = Backfills(
             kube, book=self.book, runs=self.runs, roster=self.roster, decide=self.decide, learn=self.templates.learn,
-            namespaces=settings.watch_namespaces, archive=archive,
+            namespaces=settings.watch_namespaces, archive=archive, share=share,
         )  # fmt: skip
         self._settled = asyncio.Event()
         self._spawned: set[asyncio.Task[None]] = set()
@@ -160,7 +165,9 @@ class Dispatch:
             self._offer(state)
 
     def saw_target(self, found: api.FoundTarget | api.InvalidTarget, *, deleted: bool) -> None:
-        """A target appeared, changed or went."""
+        """A target appeared, changed or went. One of another shard's namespace is none of ours."""
+        if found.ref.namespace and not self.share.owns(found.ref.namespace):
+            return
         self.backfills.due.set()
         match found:
             case _ if deleted:
@@ -383,6 +390,14 @@ class Dispatch:
         for seat in self.roster.seats():
             seat.lane.drain(only)
         self.keeper.drain()
+
+    async def close(self) -> None:
+        """Nothing is sent or written any more."""
+        await self.roster.close()
+        for task in self._spawned:
+            task.cancel()
+        if self._spawned:
+            await asyncio.wait(self._spawned, timeout=5)
 
     # --- now and then ---------------------------------------------------------------------------------------------
 

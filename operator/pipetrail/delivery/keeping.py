@@ -65,6 +65,7 @@ class Keeper:
         self._takers = takers
         self._refused: dict[str, set[TargetRef]] = {}  # for which targets the outbox took no copy, by the run's uid
         self._shut_until = 0.0  # while the outbox refuses, runs that it has refused are not read again for it
+        self._garbage_met: set[str] = set()
         self._queue = Lane(self._work, concurrency=AT_ONCE, requests_per_second=50)
 
     def working(self, uid: str) -> bool:
@@ -284,8 +285,12 @@ class Keeper:
         if not self._copies.garbage:
             return
         entries = {outbox.copy_id(e.namespace, e.spec.run.uid, e.spec.target): e for e in self._book.all()}
+        share, met = self._copies.share, self._garbage_met
+        self._garbage_met = set(self._copies.garbage)
         for id_ in list(self._copies.garbage):
             entry = entries.get(id_)
+            if entry is None and share.of > 1 and (share.number or id_ not in met):
+                continue  # its shard says it; the first one removes, another time, what nobody knew
             entry = None if entry is None or entry.settled or entry.version == UNKEPT else entry
             await self._recall.say_torn(entry, None if entry is None else entry.spec.target, "its cover is unreadable")
             await self._copies.discard(id_)

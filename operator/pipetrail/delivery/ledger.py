@@ -29,6 +29,7 @@ from pipetrail.api import (
 )
 from pipetrail.kube import TRACKED_RUNS, ApiError, Kube, collections
 from pipetrail.record import Frozen, Partial
+from pipetrail.shards import WHOLE, Share
 from pipetrail.targets.target import Change
 
 MAX_TEXT: Final = 400  # characters of a message
@@ -78,9 +79,12 @@ class Lost(Exception):
 
 
 class Ledger:
-    """Reads and writes TrackedRuns as `holder` (the name of this process), of some `namespaces` or of all."""
+    """Reads and writes TrackedRuns as `holder` (the name of this process), of some `namespaces` or of all; only those
+    of its `share` are its own.
+    """
 
-    def __init__(self, kube: Kube, holder: str, namespaces: Sequence[str] = ()) -> None:
+    def __init__(self, kube: Kube, holder: str, namespaces: Sequence[str] = (), *, share: Share = WHOLE) -> None:
+        self._share = share
         self._kube = kube
         self._holder = holder
         self._namespaces = namespaces
@@ -89,12 +93,12 @@ class Ledger:
 
     async def entries(self) -> AsyncIterator[Entry]:
         """All TrackedRuns that are ours to look after, page by page."""
-        for path in collections(TRACKED_RUNS, "trackedruns", self._namespaces):
-            async for page in self._kube.pages(path):
+        for path in collections(TRACKED_RUNS, "trackedruns", self._namespaces, self._share):
+            async for page in self._kube.pages(path, metadata_only=False, **self._share.query):
                 self.read_at[path] = str(page["metadata"].get("resourceVersion") or "")
                 for item in page.get("items", ()):
                     entry = decode(item)
-                    if entry is not None:
+                    if entry is not None and self._share.owns(entry.namespace):
                         yield entry
 
     async def intent(

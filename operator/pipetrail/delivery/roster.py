@@ -26,18 +26,22 @@ from pipetrail.api import (
     TargetSpec,
     TargetStatus,
 )
+from pipetrail.delivery import ledger as ledgers
+from pipetrail.delivery import standing
 from pipetrail.delivery.courier import Courier
 from pipetrail.delivery.lane import Lane, Permit, Verdict, always
 from pipetrail.delivery.ledger import Ledger
 from pipetrail.delivery.notices import condition, post_event
 from pipetrail.kube import TRACKED_RUNS, ApiError, Kube, KubeError
 from pipetrail.settings import Settings
+from pipetrail.shards import WHOLE, Share
 from pipetrail.targets.addresses import Addresses
 from pipetrail.targets.target import Retry, Target, TargetError
 
 LOOK_TROUBLED_S: Final = 30.0
 LOOK_HEALTHY_S: Final = 300.0
 STATUS_EVERY_S: Final = 30.0
+SHOW_TRIES: Final = 5
 Work = Callable[["Seat", str], Awaitable[Verdict]]
 
 
@@ -52,14 +56,16 @@ class RefError(Exception):
 class Seat:
     """One target: its spec as we last saw it, its lane, and the connection while there is one."""
 
-    def __init__(self, found: api.FoundTarget, lane: Lane) -> None:
+    def __init__(self, found: api.FoundTarget, lane: Lane, share: Share = WHOLE) -> None:
         self.found = found
         self.lane = lane
+        self.shared = share.of > 1 and not found.ref.namespace
         self.target: Target | None = None
         self.made_of: tuple[Backend, tuple[str, ...]] | None = None  # what `target` was connected with
         self.courier: Courier | None = None
         self.version = ""
-        self.conditions: dict[str, Condition] = {} if found.hold is None else {api.HELD: found.hold}
+        hold = _held_by(found, share.number) if self.shared else found.hold
+        self.conditions: dict[str, Condition] = {} if hold is None else {api.HELD: hold}
         self.counts = SyncCounts()
         self.backfill = found.backfilled
         """How far its last backfill is; null if there was none."""
@@ -85,7 +91,11 @@ class Seat:
     @property
     def close_confirmed(self) -> bool:
         """Someone confirmed that what is held now is to be closed."""
-        return self.hold is not None and self.found.confirmed == self.hold.last_transition_time
+        if self.hold is None:
+            return False
+        since = self.hold.last_transition_time
+        # What several shards hold is confirmed by the time of the last of them.
+        return self.found.confirmed == since or (self.shared and since <= self.found.confirmed <= ledgers.now())
 
     @property
     def ready(self) -> bool:
@@ -97,7 +107,8 @@ class Roster:
     """Keeps a seat, a lane and an attendant task per target. `work` delivers one run for one seat."""
 
     def __init__(
-        self, kube: Kube, ledger: Ledger, settings: Settings, work: Work, addresses: Addresses, permit: Permit = always
+        self, kube: Kube, ledger: Ledger, settings: Settings, work: Work, addresses: Addresses, permit: Permit = always,
+        share: Share = WHOLE,
     ) -> None:  # fmt: skip
         self._kube = kube
         self._ledger = ledger
@@ -105,6 +116,7 @@ class Roster:
         self._work = work
         self._addresses = addresses
         self._permit = permit
+        self._share = share
         self._seats: dict[TargetRef, Seat] = {}
         self._tasks: dict[TargetRef, asyncio.Task[None]] = {}
         self._invalid: dict[TargetRef, tuple[str, int]] = {}  # of which edit we said so
@@ -131,9 +143,8 @@ class Roster:
         if not _newer(found, seat.found):
             return False
         seat.found = found
-        seat.lane.limit(
-            concurrency=found.spec.delivery.concurrency, requests_per_second=found.spec.delivery.requests_per_second
-        )
+        concurrency, rate = standing.part(found.spec.delivery, self._share.of if seat.shared else 1)
+        seat.lane.limit(concurrency=concurrency, requests_per_second=rate)
         seat.lane.halt()
         seat.courier = seat.trouble = None
         seat.stir.set()
@@ -153,15 +164,12 @@ class Roster:
 
     def _seated(self, found: api.FoundTarget) -> Seat:
         seat: Seat
-        delivery = found.spec.delivery
+        concurrency, rate = standing.part(found.spec.delivery, 1 if found.ref.namespace else self._share.of)
         lane = Lane(
-            lambda key: self._work(seat, key),
-            concurrency=delivery.concurrency,
-            requests_per_second=delivery.requests_per_second,
-            permit=self._permit,
+            lambda key: self._work(seat, key), concurrency=concurrency, requests_per_second=rate, permit=self._permit
         )
         lane.halt()
-        seat = Seat(found, lane)
+        seat = Seat(found, lane, self._share)
         return seat
 
     async def invalid(self, invalid: api.InvalidTarget, ending: Coroutine[Any, Any, None]) -> None:
@@ -174,6 +182,8 @@ class Roster:
         await ending
         if self._seats.get(invalid.ref) is not None:
             return  # mended meanwhile
+        if not self._speaks(invalid.ref):
+            return
         accepted = condition("Accepted", "False", invalid.reason, invalid.message, invalid.generation, None)
         ready = condition("Ready", "False", invalid.reason, invalid.message, invalid.generation, None)
         status = TargetStatus(observed_generation=invalid.generation, conditions=(accepted, ready))
@@ -378,10 +388,18 @@ class Roster:
             seat.conditions[kind] = condition(kind, status, why, text, generation, seat.conditions.get(kind))
         if before is None or (before.status, before.reason) != (ready[0], reason):
             observe.log().info("target", target=str(seat.ref), ready=ready[0], reason=reason, cause=message)
-            await self._event(seat, "Normal" if good else "Warning", reason, message)
+            if self._speaks(seat.ref):
+                await self._event(seat, "Normal" if good else "Warning", reason, message)
         await self._show(seat)
 
+    def _speaks(self, ref: TargetRef) -> bool:
+        """Of several shards one says how a cluster's target stands; a namespace's target has one shard alone."""
+        return bool(ref.namespace) or self._share.speaks_for(ref.name)
+
     async def _show(self, seat: Seat) -> None:
+        if seat.shared:
+            await self._show_part(seat)
+            return
         status = TargetStatus(
             observed_generation=seat.found.generation, conditions=tuple(seat.conditions.values()),
             backend=seat.spec.backend.kind, version=seat.version, sync=seat.counts,
@@ -390,9 +408,45 @@ class Roster:
         if status != seat.written and await self._patch(seat.ref, status):
             seat.written = status
 
+    async def _show_part(self, seat: Seat) -> None:
+        """What this shard has to say of a cluster's target and, if it speaks for all, what that comes to."""
+        share = self._share
+        mine = standing.entry(share.number, seat.conditions.get("Ready"), seat.hold, seat.counts)
+        try:
+            for _ in range(SHOW_TRIES):
+                body = await self._kube.get(path(seat.ref))
+                shards = standing.joined(api.shards_of(body), mine, share.of)
+                shown: dict[str, Any] = {"shards": [api.to_json(each) for each in shards]}
+                if self._speaks(seat.ref):
+                    hold = standing.held(shards, seat.found.generation)
+                    own = tuple(c for c in seat.conditions.values() if c.type != api.HELD)
+                    status = TargetStatus(
+                        observed_generation=seat.found.generation, conditions=own if hold is None else (*own, hold),
+                        backend=seat.spec.backend.kind, version=seat.version, sync=standing.total(shards),
+                    )  # fmt: skip
+                    shown = {**api.to_json(status), **shown}
+                there = body.get("status") or {}
+                if all(there.get(name) == value for name, value in shown.items()):
+                    return
+                patch = {"metadata": {"resourceVersion": body["metadata"]["resourceVersion"]}, "status": shown}
+                try:
+                    await self._kube.patch(f"{path(seat.ref)}/status", patch)
+                except ApiError as error:
+                    if error.status != 409:
+                        raise
+                    continue  # another shard wrote meanwhile
+                return
+        except KubeError as error:
+            observe.log().warning("status not written", target=str(seat.ref), cause=str(error))
+
     async def _patch(self, ref: TargetRef, status: TargetStatus) -> bool:
         try:
-            await self._kube.patch(f"{path(ref)}/status", {"status": api.to_json(status)})
+            shown = api.to_json(status)
+            if ref.namespace or self._share.of > 1:
+                del shown["shards"]
+            else:
+                shown["shards"] = None  # of several operators that were
+            await self._kube.patch(f"{path(ref)}/status", {"status": shown})
         except KubeError as error:
             observe.log().warning("status not written", target=str(ref), cause=str(error))
             return False
@@ -404,6 +458,17 @@ class Roster:
             **({"namespace": seat.ref.namespace} if seat.ref.namespace else {}),
         }  # fmt: skip
         await post_event(self._kube, seat.ref.namespace or "default", involved, kind, reason, message)
+
+
+def _held_by(found: api.FoundTarget, shard: int) -> Condition | None:
+    """What this shard held before, of a target that it shares."""
+    for each in found.shards:
+        if each.shard == shard and each.held_since:
+            return Condition(
+                type=api.HELD, status="True", reason=api.HELD, message=each.message,
+                last_transition_time=each.held_since,
+            )  # fmt: skip
+    return None
 
 
 def _newer(found: api.FoundTarget, known: api.FoundTarget) -> bool:

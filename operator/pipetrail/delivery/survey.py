@@ -22,6 +22,7 @@ from pipetrail.delivery.roster import Roster, Seat
 from pipetrail.delivery.runs import Runs, RunState
 from pipetrail.kube import ARGO, ApiError, Kube, KubeError, collections
 from pipetrail.readers.archive import ArchiveFailed, ArgoArchive
+from pipetrail.shards import WHOLE, Share
 from pipetrail.sources import argo
 from pipetrail.targets.target import Refused, TargetError, TrackerRun
 
@@ -42,10 +43,12 @@ class Survey:
     def __init__(
         self, kube: Kube, ledger: Ledger, book: Book, runs: Runs, roster: Roster,
         takers: Callable[[argo.Header], list[Seat]], offer: Callable[[RunState], None], namespaces: Sequence[str] = (),
-        *, cluster: str, has_copy: Callable[[RunId], bool] = lambda _run: False, archive: ArgoArchive | None = None,
+        *, cluster: str, has_copy: Callable[[RunId], bool] = lambda _run: False, share: Share = WHOLE,
+        archive: ArgoArchive | None = None,
     ) -> None:  # fmt: skip
         self._kube = kube
         self._namespaces = namespaces
+        self._share = share
         self._ledger = ledger
         self._book = book
         self._runs = runs
@@ -118,10 +121,12 @@ class Survey:
         """Uids of all runs that stand; false if there are no Workflows here at all, so that nothing can be missing."""
         listed: set[str] = set()
         try:
-            for path in collections(ARGO, "workflows", self._namespaces):
-                async for page in self._kube.pages(path, metadata_only=True):
+            for path in collections(ARGO, "workflows", self._namespaces, self._share):
+                async for page in self._kube.pages(path, metadata_only=True, **self._share.query):
                     for item in page.get("items", ()):
-                        listed.add(self._compare(argo.header(item)))
+                        header = argo.header(item)
+                        if self._share.owns(header.namespace):
+                            listed.add(self._compare(header))
         except ApiError as error:
             if error.status != 404:
                 raise
