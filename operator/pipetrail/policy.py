@@ -16,6 +16,7 @@ from pipetrail.api import (
     TARGETS_ANNOTATION,
     TRACK_LABEL,
     Backend,
+    BackfillWish,
     ClusterTargetSpec,
     FoundTarget,
     LabelSelector,
@@ -70,10 +71,14 @@ def facts(header: Header, namespace: Mapping[str, Any], template: Mapping[str, A
         labels=header.labels, annotations=header.annotations, template_labels=template.get("labels") or {},
         template_annotations=template.get("annotations") or {}, namespace_labels=namespace.get("labels") or {},
         namespace_annotations=namespace.get("annotations") or {},
-        # An object that was made after its run had ended (restored, replayed) is news all the same.
-        ended=None if header.finished is None else max(header.finished, header.created or header.finished),
+        ended=ended(header),
         mlflow_plugin=header.mlflow_plugin,
     )  # fmt: skip
+
+
+def ended(header: Header) -> datetime | None:
+    """When a run was over: an object that was made after that (restored, replayed) is news all the same."""
+    return None if header.finished is None else max(header.finished, header.created or header.finished)
 
 
 class Taken(Frozen, frozen=True):
@@ -94,9 +99,14 @@ class Left(Frozen, frozen=True):
 Decision = Taken | Left
 
 
-def decide(run: RunFacts, target: FoundTarget, *, others: Iterable[FoundTarget] = ()) -> Decision:
-    """Does `target` record `run`? `others` are the other targets that exist: two never record it in one place."""
-    decision = _alone(run, target)
+def decide(
+    run: RunFacts, target: FoundTarget, *, others: Iterable[FoundTarget] = (), earlier: bool = False
+) -> Decision:
+    """Does `target` record `run`? `others` are the other targets that exist: two never record it in one place.
+
+    With `earlier` also a run that had ended before the target was made: a backfill asks for those.
+    """
+    decision = _alone(run, target, earlier=earlier)
     if isinstance(decision, Left):
         return decision
     place, rank = address(target), _rank(target)
@@ -110,6 +120,17 @@ def decide(run: RunFacts, target: FoundTarget, *, others: Iterable[FoundTarget] 
 def decide_all(run: RunFacts, targets: Sequence[FoundTarget]) -> tuple[tuple[FoundTarget, Decision], ...]:
     """The decision of each target, in the order in which they were given: what ``explain`` shows."""
     return tuple((target, decide(run, target, others=targets)) for target in targets)
+
+
+def wanted(header: Header, wish: BackfillWish) -> bool:
+    """Is it a run that a backfill asks for? Its labels the server has judged. One that has not ended is live."""
+    since, finished = wish.since, header.finished
+    return (
+        finished is not None
+        and (since is None or finished >= since)
+        and wish.namespace in ("", header.namespace)
+        and (not wish.pipeline or fnmatchcase(header.pipeline, wish.pipeline))
+    )
 
 
 def tracked_already(record: Record, spec: TargetSpec) -> Left | None:
@@ -151,16 +172,15 @@ def _server(uri: str) -> str:
     return f"{scheme}://{host}:{port}{re.sub('/+', '/', parts.path).rstrip('/')}"
 
 
-def _alone(run: RunFacts, target: FoundTarget) -> Decision:
+def _alone(run: RunFacts, target: FoundTarget, *, earlier: bool = False) -> Decision:
     """The decision as if there were no other target: the first rule that leaves the run decides."""
     spec, select = target.spec, target.spec.select
     outside = _outside(run, target)
     if outside is not None:
         return outside
-    if run.ended is not None and run.ended < target.created:
-        return Left(
-            rule="EndedBeforeTarget", why="it had ended before the target was made; a target records from then on"
-        )
+    if not earlier and before(run.ended, target):
+        why = "it had ended before the target was made; a target records from then on, and pipetrail backfill the rest"
+        return Left(rule="EndedBeforeTarget", why=why)
     kind = KINDS.get(run.source, run.source)
     if select.sources and kind not in select.sources:
         return Left(rule="Sources", why=f"spec.select.sources takes {', '.join(select.sources)}, and it is {kind}")
@@ -180,6 +200,11 @@ def _alone(run: RunFacts, target: FoundTarget) -> Decision:
     if spec.policy.opt_out == "Forbidden":
         return Taken(policy=policy, rule="OptOutForbidden", why=f"{wish.why}, but spec.policy.optOut is Forbidden")
     return wish
+
+
+def before(ended: datetime | None, target: FoundTarget) -> bool:
+    """Had a run `ended` before the target was made?"""
+    return ended is not None and ended < target.created
 
 
 def _outside(run: RunFacts, target: FoundTarget) -> Left | None:

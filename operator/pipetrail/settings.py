@@ -40,6 +40,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     `outbox_max` is what finished records that wait for their trackers, and the TrackedRuns, may take of etcd. `outbox`
     (``s3://bucket/prefix`` or ``file:///folder``) takes what is above it; empty: it is refused, and said.
+
+    `argo_server` is the address of the Argo Server through which Argo's archive is read (empty: it is not), as the
+    account whose token is in `argo_server_token_file`; `argo_server_ca` is a file of the CA to trust, in PEM form.
     """
 
     cluster: str = ""
@@ -57,6 +60,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     history_ttl_s: float = DEFAULT_HISTORY_TTL_S
     outbox: str = ""
     outbox_max: str = DEFAULT_OUTBOX_MAX
+    argo_server: str = ""
+    argo_server_token_file: str = ""
+    argo_server_ca: str = ""
 
     def __post_init__(self) -> None:
         if not 0 <= self.shard < MOST_SHARDS or not 1 <= self.shards <= MOST_SHARDS:

@@ -10,7 +10,20 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from rich.console import Console
-from tests.bench import boards, counts, events, latency, memory, metadata, neighbour, shards, trackers, waiting, workers
+from tests.bench import (
+    boards,
+    counts,
+    events,
+    latency,
+    memory,
+    metadata,
+    neighbour,
+    shards,
+    startup,
+    trackers,
+    waiting,
+    workers,
+)
 from tests.bench.place import Place, Trouble, place
 from tests.bench.table import Row, plain, show
 
@@ -19,6 +32,7 @@ MEASUREMENTS: Final[dict[str, Callable[[Place], Awaitable[list[Row]]]]] = {
     "events": events.measure,
     "memory": memory.measure,
     "waiting": waiting.measure,
+    "startup": startup.measure,
     "tracker": trackers.measure,
     "boards": boards.measure,
     "workers": workers.measure,

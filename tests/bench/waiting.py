@@ -69,16 +69,18 @@ async def measure(place: Place) -> list[Row]:
     ]  # fmt: skip
 
 
-async def _make_ended(kube: Kube, namespace: str, n: int) -> None:
-    def ended(k: int) -> dict[str, Any]:
-        body = objects.workflow(k)
-        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        body["metadata"]["labels"]["workflows.argoproj.io/phase"] = "Succeeded"
-        body["metadata"]["labels"]["workflows.argoproj.io/completed"] = "true"
-        body["status"] |= {"phase": "Succeeded", "finishedAt": now}
-        body["status"]["nodes"][objects.name(k)] |= {"phase": "Succeeded", "finishedAt": now}
-        return body
+def ended(k: int) -> dict[str, Any]:
+    """The k-th Workflow, which has just ended."""
+    body = objects.workflow(k)
+    now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    body["metadata"]["labels"]["workflows.argoproj.io/phase"] = "Succeeded"
+    body["metadata"]["labels"]["workflows.argoproj.io/completed"] = "true"
+    body["status"] |= {"phase": "Succeeded", "finishedAt": now}
+    body["status"]["nodes"][objects.name(k)] |= {"phase": "Succeeded", "finishedAt": now}
+    return body
 
+
+async def _make_ended(kube: Kube, namespace: str, n: int) -> None:
     path = f"{ARGO}/namespaces/{namespace}/workflows"
     await objects._at_once(kube.post(path, ended(k)) for k in range(n))
 

@@ -330,6 +330,18 @@ async def test_small_files_lie_with_the_run(
     }  # fmt: skip
 
 
+async def test_files_that_lie_with_the_run_as_they_are_need_not_be_sent_again(
+    target: MlflowTarget, experiment: str, tmp_path: Path
+) -> None:
+    _, handle = await opened(target, tracker_run(experiment))
+    assert await target.kept(handle, FILES) == frozenset()
+    await target.write(handle, Batch(files=FILES))
+    assert await target.kept(handle, FILES) == {f.path for f in FILES}
+    other = replace(FILES[0], data=b'{"a": 2}')
+    assert await target.kept(handle, (other, FILES[1])) == {FILES[1].path}
+    assert await target.kept(replace(handle, artifacts=tmp_path.as_uri()), FILES) == frozenset()
+
+
 async def test_a_file_that_would_leave_the_run_stays_in_it(
     mlflow_driver: MlflowDriver, target: MlflowTarget, experiment: str
 ) -> None:

@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import msgspec
+import pytest
 from kubernetes.aio import client as k8s
 from tests.real.proxy import Action, Answer, Proxy, Seen
 
@@ -14,6 +15,7 @@ from pipetrail.api import TargetRef
 from pipetrail.delivery.dispatch import Dispatch
 from pipetrail.delivery.ledger import Entry, Ledger
 from pipetrail.kube import Kube
+from pipetrail.readers.archive import ArgoArchive
 from pipetrail.readers.live import LiveReader
 from pipetrail.settings import Settings
 from pipetrail.targets.addresses import ANYWHERE
@@ -69,17 +71,23 @@ def tracker(status: str, outcome: str, *, namespace: str = "team", copies: int =
     def decide(seen: Seen) -> Action:
         if seen.path.endswith("get-by-name"):
             return said(EXPERIMENT)
+        if seen.path.endswith("runs/get"):
+            return said({"run": run})
         return said({"runs": [run] * copies} if seen.path.endswith("runs/search") else {"experiments": []})
 
     return decide
 
 
 @asynccontextmanager
-async def operator(cluster: Cluster, mlflow: str, key: str = "c/u") -> AsyncIterator[Dispatch]:
+async def operator(
+    cluster: Cluster, mlflow: str, key: str = "c/u", archive: ArgoArchive | None = None
+) -> AsyncIterator[Dispatch]:
     async with Proxy(NOWHERE) as server:
         server.decide = cluster.decide
         async with Kube(k8s.Configuration(host=server.url)) as kube:
-            dispatch = Dispatch(kube, Ledger(kube, "me/1"), LiveReader(kube), Settings(), "c", addresses=ANYWHERE)
+            dispatch = Dispatch(
+                kube, Ledger(kube, "me/1"), LiveReader(kube), Settings(), "c", addresses=ANYWHERE, archive=archive
+            )
             dispatch.saw_target(
                 api.FoundTarget(
                     ref=REF, spec=api.TargetSpec(backend=api.Backend(mlflow=api.MlflowBackend(tracking_uri=mlflow)))
@@ -152,3 +160,43 @@ async def test_a_key_that_is_none_of_this_operators_is_never_looked_up() -> None
             await dispatch.survey.once()
         assert [(s["phase"], s["reason"]) for s in cluster.written] == [("Stopped", "NotOurs")]
         assert mlflow.calls("runs/search") == []
+
+
+@pytest.mark.parametrize(
+    ("namespace", "phase", "outcome"),
+    [
+        ("team", "Succeeded", ("Synced", "succeeded")),
+        ("another-team", "Succeeded", ("Stopped", "deleted")),
+        ("team", "Running", ("Stopped", "deleted")),
+    ],
+)
+async def test_a_run_that_vanished_ends_as_argos_archive_has_it_if_it_is_the_very_run_and_has_ended(
+    namespace: str, phase: str, outcome: tuple[str, str]
+) -> None:
+    at = "2026-10-01T00:00:00Z"
+    meta = {"name": "run", "namespace": namespace, "uid": "u", "resourceVersion": "3", "creationTimestamp": at}
+    body = {"metadata": meta, "spec": {}, "status": {"phase": phase, "startedAt": at, "finishedAt": at, "nodes": {}}}
+    cluster = Cluster()
+    async with Proxy(NOWHERE) as mlflow, Proxy(NOWHERE) as argo, ArgoArchive(argo.url) as archive:
+        mlflow.decide = tracker("RUNNING", "running")
+        argo.decide = lambda _: said(body)
+        async with operator(cluster, mlflow.url, archive=archive) as dispatch:
+            dispatch.survey.gone_s = 0.0
+            await dispatch.survey.once()
+            async with asyncio.timeout(30):
+                while not any(s.get("phase") in ("Synced", "Stopped") for s in cluster.written):  # noqa: ASYNC110
+                    await asyncio.sleep(0.02)
+    assert [(s["phase"], s.get("outcome")) for s in cluster.written][-1] == outcome
+
+
+async def test_while_argos_archive_does_not_say_nothing_is_closed() -> None:
+    cluster, answers = Cluster(), [Answer(503), Answer(404)]
+    async with Proxy(NOWHERE) as mlflow, Proxy(NOWHERE) as argo, ArgoArchive(argo.url) as archive:
+        mlflow.decide = tracker("RUNNING", "running")
+        argo.decide = lambda _: answers.pop(0)
+        async with operator(cluster, mlflow.url, archive=archive) as dispatch:
+            dispatch.survey.gone_s = 0.0
+            await dispatch.survey.once()
+            assert cluster.written == []
+            await dispatch.survey.once()
+    assert [(s["phase"], s["reason"]) for s in cluster.written] == [("Stopped", "SourceDeleted")]

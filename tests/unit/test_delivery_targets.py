@@ -97,6 +97,25 @@ async def test_a_target_that_is_edited_while_it_is_looked_at_never_leads_to_its_
         await leads_to(dispatch, after.ref, new.url)
 
 
+async def test_a_target_that_is_met_again_while_it_is_looked_at_is_ready_at_once(dispatch: Dispatch) -> None:
+    """As at each start: it is listed, and then told by the watch. It was looked at again, but 30 s later."""
+    asked, go_on = asyncio.Event(), asyncio.Event()
+
+    async def waits(seen: Seen, _: int) -> None:
+        if seen.path.endswith("/experiments/search"):
+            asked.set()
+            await go_on.wait()
+
+    async with Proxy(NOWHERE) as tracker:
+        tracker.decide, tracker.on_request = answers, waits
+        found = target("mlflow", tracker.url)
+        dispatch.saw_target(found, deleted=False)
+        await asked.wait()
+        dispatch.saw_target(target("mlflow", tracker.url), deleted=False)
+        go_on.set()
+        await leads_to(dispatch, found.ref, tracker.url)
+
+
 async def test_a_target_that_is_replaced_stands_whatever_the_order_of_the_events(dispatch: Dispatch) -> None:
     async with Proxy(NOWHERE) as server:
         server.decide = answers

@@ -11,6 +11,7 @@ from pipetrail import api, capture, kube, recording, recording_writer, settings,
 from pipetrail.api import Delivery
 from pipetrail.controller import app, bookmarks, lease, shares, stands
 from pipetrail.delivery import (
+    backfill,
     courier,
     dispatch,
     keeping,
@@ -25,7 +26,7 @@ from pipetrail.delivery import (
     survey,
 )
 from pipetrail.formats import archives, points, stdout, tail, views
-from pipetrail.readers import live, logs, overflow, stores
+from pipetrail.readers import archive, live, logs, overflow, stores
 from pipetrail.record import MAX_DIGITS
 from pipetrail.shape import facts, figures, names, note, selection
 from pipetrail.sources.argo import nodes, pods
@@ -59,6 +60,13 @@ def size(number: int) -> str:
 s, a, p, c, m = stores.DEFAULT, archives.DEFAULT, points.DEFAULT, capture.DEFAULT, limits
 PHRASES = [
     f"{size(s.object_bytes)} an object",
+    f"lane | {backfill.WAITING_MOST}; all others wait in a list",
+    f"takes | {n(backfill.CHOSEN_MOST)}, the newest",
+    f"status | every {n(backfill.SAY_EVERY_S)} s at most",
+    f"away | tried again after {n(backfill.AGAIN_S)} s, from the beginning",
+    f"a call to Argo Server | {n(archive.CALL_S)} s, {n(archive.CONNECT_S)} s to connect;",
+    f"a page of {archive.PAGE} runs of {size(archive.PAGE_BYTES)}, a run of {size(archive.BODY_BYTES)}",
+    f"in one look at the cluster | {survey.RECALLED_MOST};",
     f"{n(s.prefix_objects)} objects below a key that is a directory, {size(s.prefix_bytes)} of them",
     f"{n(s.artifact_s)} s for one artifact",
     f"{n(a.members)} members of an archive, {size(a.member_bytes)} a member, {size(a.total_bytes)} unpacked",

@@ -171,6 +171,21 @@ async def test_live_runs_go_before_backfill_and_one_that_fails_keeps_its_place_i
     assert desk.keys.count("old0") == 2
 
 
+async def test_a_live_run_waits_for_none_of_thousands_of_old_ones_and_each_namespace_has_its_turn_among_those() -> None:
+    desk = Desk(takes_s=0.01)
+    async with running(desk, concurrency=2) as lane:
+        for n in range(5000):
+            lane.offer(f"busy{n}", group="busy", priority="Backfill")
+        await asyncio.sleep(1)
+        before = len(desk.done)
+        lane.offer("quiet", group="quiet", priority="Backfill")
+        lane.offer("live", group="busy")
+        await asyncio.sleep(0.1)
+    # Two are under way when they come.
+    assert "live" in desk.keys[before : before + 3]
+    assert "quiet" in desk.keys[before : before + 5]
+
+
 async def test_news_of_a_run_that_is_being_backfilled_makes_it_live() -> None:
     desk = Desk(takes_s=0.1)
     async with running(desk, concurrency=1) as lane:

@@ -8,6 +8,7 @@ import pytest
 from pipetrail import api, policy
 from pipetrail.policy import Left, RunFacts, Taken
 from pipetrail.record import Key, Link, Outcome, Record
+from pipetrail.sources.argo import Header
 
 RUN = RunFacts(
     source="argo", namespace="team-a", name="churn-x7k2p", pipeline="churn", labels={"team": "churn"},
@@ -174,6 +175,36 @@ def test_a_run_that_had_ended_before_the_target_was_made_is_left():
     assert rule(policy.decide(run(ended=datetime(2026, 11, 9, tzinfo=UTC)), made)) == "EndedBeforeTarget"
     assert rule(policy.decide(run(ended=datetime(2026, 11, 11, tzinfo=UTC)), made)) == "Selected"
     assert rule(policy.decide(run(ended=None), made)) == "Selected"
+
+
+def test_a_backfill_takes_it_all_the_same_and_opt_outs_and_selection_hold():
+    made, old = target(day=10), datetime(2026, 11, 9, tzinfo=UTC)
+    assert rule(policy.decide(run(ended=old), made, earlier=True)) == "Selected"
+    assert rule(policy.decide(run(ended=old, labels={TRACK: "false"}), made, earlier=True)) == "OptOut"
+    assert rule(policy.decide(run(ended=old, namespace="other"), made, earlier=True)) == "OtherNamespace"
+    older = cluster_target(selector=api.LabelSelector(), day=5)
+    assert rule(policy.decide(run(ended=old), made, others=[older], earlier=True)) == "Selected"
+    assert rule(policy.decide(run(ended=old), older, others=[made], earlier=True)) == "Selected"
+
+
+@pytest.mark.parametrize(
+    ("wish", "meant"),
+    [
+        ({}, True),
+        ({"since": datetime(2026, 11, 9, tzinfo=UTC)}, True),
+        ({"since": datetime(2026, 11, 9, 0, 0, 1, tzinfo=UTC)}, False),
+        ({"namespace": "team-a"}, True),
+        ({"namespace": "team-b"}, False),
+        ({"pipeline": "churn-*"}, True),
+        ({"pipeline": "fraud"}, False),
+    ],
+)
+def test_a_backfill_means_runs_by_their_end_their_namespace_and_their_pipeline(wish, meant):
+    wish = api.BackfillWish(asked=datetime(2026, 12, 1, tzinfo=UTC), **wish)
+    ended = datetime(2026, 11, 9, tzinfo=UTC)
+    header = Header(uid="u", name="r", namespace="team-a", pipeline="churn-sweep", finished=ended)
+    assert policy.wanted(header, wish) is meant
+    assert not policy.wanted(Header(uid="u", name="r", namespace="team-a", pipeline="churn-sweep"), wish)
 
 
 def test_a_suspended_target_still_selects():

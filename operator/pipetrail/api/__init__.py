@@ -16,6 +16,16 @@ from pipetrail.api.backend import (
     SecretKeyRef,
     TensorboardBackend,
 )
+from pipetrail.api.backfill import (
+    BACKFILL_ANNOTATION,
+    MAX_RATE,
+    Backfill,
+    BackfillSource,
+    BackfillWish,
+    LeftOut,
+    backfill_of,
+    backfill_wish,
+)
 from pipetrail.api.conditions import CONFIRM_ANNOTATION, HELD, REASONS, Reason
 from pipetrail.api.crds import crds, to_yaml
 from pipetrail.api.decode import FoundTarget, InvalidTarget, decode_target, shards_of
@@ -61,13 +71,14 @@ from pipetrail.api.trackedrun import (
 )
 
 __all__ = [
-    "API_VERSION", "CONFIRM_ANNOTATION", "EXPERIMENT_ANNOTATION", "GROUP", "HELD", "MAX_CHANGES", "MAX_RESEND",
-    "REASONS", "REPOLICY", "RESEND_ANNOTATION", "RUN_NAME_ANNOTATION", "TAGS_ANNOTATION", "TARGETS_ANNOTATION",
-    "TRACK_LABEL", "VERSION", "Backend", "BasicAuth", "CaBundleRef", "Capture", "Changes", "Claim",
-    "ClusterTargetSpec", "Condition", "ConfigMapKeyRef", "Delivery", "Files", "FoundTarget", "InvalidTarget",
-    "LabelSelector", "MlflowAuth", "MlflowBackend", "Model", "Naming", "NeptuneBackend", "Policy", "Reason", "Redact",
-    "Requirement", "RunPolicy", "RunRef", "SecretKeyRef", "Select", "ShardStatus", "StatusChange", "StatusPartial",
-    "SyncCounts", "SyncPhase", "TargetKind", "TargetRef", "TargetSpec", "TargetStatus", "TensorboardBackend",
-    "TrackedRunSpec", "TrackedRunStatus", "crds", "decode_target", "seconds", "shards_of", "to_json", "to_yaml",
+    "API_VERSION", "BACKFILL_ANNOTATION", "CONFIRM_ANNOTATION", "EXPERIMENT_ANNOTATION", "GROUP", "HELD", "MAX_CHANGES",
+    "MAX_RATE", "MAX_RESEND", "REASONS", "REPOLICY", "RESEND_ANNOTATION", "RUN_NAME_ANNOTATION", "TAGS_ANNOTATION",
+    "TARGETS_ANNOTATION", "TRACK_LABEL", "VERSION", "Backend", "Backfill", "BackfillSource", "BackfillWish",
+    "BasicAuth", "CaBundleRef", "Capture", "Changes", "Claim", "ClusterTargetSpec", "Condition", "ConfigMapKeyRef",
+    "Delivery", "Files", "FoundTarget", "InvalidTarget", "LabelSelector", "LeftOut", "MlflowAuth", "MlflowBackend",
+    "Model", "Naming", "NeptuneBackend", "Policy", "Reason", "Redact", "Requirement", "RunPolicy", "RunRef",
+    "SecretKeyRef", "Select", "ShardStatus", "StatusChange", "StatusPartial", "SyncCounts", "SyncPhase", "TargetKind",
+    "TargetRef", "TargetSpec", "TargetStatus", "TensorboardBackend", "TrackedRunSpec", "TrackedRunStatus",
+    "backfill_of", "backfill_wish", "crds", "decode_target", "seconds", "shards_of", "to_json", "to_yaml",
     "tracked_run_name",
 ]  # fmt: skip

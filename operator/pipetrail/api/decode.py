@@ -12,6 +12,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import inspect
 
+from pipetrail.api.backfill import BACKFILL_ANNOTATION, Backfill, backfill_of
 from pipetrail.api.conditions import CONFIRM_ANNOTATION, HELD
 from pipetrail.api.model import API_VERSION, Rule
 from pipetrail.api.schema import model_of
@@ -28,8 +29,9 @@ _BEGINNING: Final = datetime(1970, 1, 1, tzinfo=UTC)
 class FoundTarget(msgspec.Struct, frozen=True, kw_only=True):
     """A target that can be used: who it is, what it asks for, which edit of it this is.
 
-    `hold` is its condition MassOrphanGuard if that stands, and `confirmed` which one someone confirmed; `shards` says
-    how a cluster's target stands with each of several operators.
+    `hold` is its condition MassOrphanGuard if that stands, and `confirmed` which one someone confirmed. `backfill` is
+    the wish for older runs as someone wrote it, and `backfilled` what its status says of the last one.
+    `shards` says how a cluster's target stands with each of several operators.
     """
 
     ref: TargetRef
@@ -40,6 +42,8 @@ class FoundTarget(msgspec.Struct, frozen=True, kw_only=True):
     labels: Mapping[str, str] = {}
     confirmed: str = ""
     hold: Condition | None = None
+    backfill: str = ""
+    backfilled: Backfill | None = None
     shards: tuple[ShardStatus, ...] = ()
 
 
@@ -73,10 +77,12 @@ def decode_target(body: Any) -> FoundTarget | InvalidTarget:
         wrong = "; ".join(f"{path}: {message}" for path, message in broken(spec, "spec"))
     if spec is None or wrong:
         return InvalidTarget(ref=ref, reason="InvalidSpec", message=wrong[:1000], uid=uid, generation=generation)
+    notes = _labels(meta.get("annotations"))
     return FoundTarget(
         ref=ref, spec=spec, uid=uid, generation=generation, created=_time(meta.get("creationTimestamp")),
-        labels=_labels(meta.get("labels")), confirmed=_labels(meta.get("annotations")).get(CONFIRM_ANNOTATION, ""),
-        hold=_hold(body.get("status")), shards=shards_of(body),
+        labels=_labels(meta.get("labels")), confirmed=notes.get(CONFIRM_ANNOTATION, ""),
+        hold=_hold(body.get("status")), backfill=notes.get(BACKFILL_ANNOTATION, ""),
+        backfilled=backfill_of(body.get("status")), shards=shards_of(body),
     )  # fmt: skip
 
 

@@ -2,8 +2,9 @@
 
 from typing import Annotated, Literal
 
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 
+from pipetrail.api.backfill import Backfill
 from pipetrail.api.conditions import ConditionType
 from pipetrail.api.model import Model, doc, listed
 
@@ -60,6 +61,7 @@ class TargetStatus(Model, frozen=True, kw_only=True, omit_defaults=False):
     backend: Annotated[str, doc("The kind of tracker.", max_length=63)] = ""
     version: Annotated[str, doc("The tracker's version, as it says itself.", max_length=200)] = ""
     sync: Annotated[SyncCounts, doc("Runs of this target.")] = SyncCounts()
+    backfill: Annotated[Backfill, doc("The last backfill of this target.")] | UnsetType = UNSET
     shards: Annotated[
         tuple[ShardStatus, ...],
         listed("Of a cluster's target: each shard, if there are several.", most=64, kind="map", key="shard"),

@@ -12,7 +12,19 @@ from typing import Annotated, Any, Final
 import typer
 from typer.core import TyperGroup
 
-VERBS: Final = ("run", "status", "explain", "preview", "verify", "resend", "confirm-close", "record", "replay", "crds")
+VERBS: Final = (
+    "run",
+    "status",
+    "explain",
+    "preview",
+    "verify",
+    "resend",
+    "backfill",
+    "confirm-close",
+    "record",
+    "replay",
+    "crds",
+)
 """In the order in which ``--help`` lists them."""
 
 

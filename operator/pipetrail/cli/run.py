@@ -104,6 +104,20 @@ def run(
             "file:///folder; default: nowhere, they are refused and counted."
         ),
     ] = None,
+    argo_server: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="Argo Server, to read Argo's archive: runs that are gone, and the end of those that went unseen. "
+            "Default: none.",
+        ),
+    ] = None,
+    argo_server_token_file: Annotated[
+        str | None, typer.Option(metavar="FILE", help="The token to show to Argo Server, read anew for each call.")
+    ] = None,
+    argo_server_ca: Annotated[
+        str | None, typer.Option(metavar="FILE", help="The CA that signed Argo Server's certificate, in PEM form.")
+    ] = None,
     log_format: Annotated[
         Literal["auto", "json", "text"], typer.Option(help="auto: text on a terminal, else a JSON object a line.")
     ] = "auto",
@@ -131,6 +145,7 @@ def run(
     from pipetrail.controller import app
     from pipetrail.controller.health import address
     from pipetrail.controller.lease import TakenOver
+    from pipetrail.readers.archive import ArgoArchive
     from pipetrail.readers.overflow import OverflowStore
     from pipetrail.targets import addresses
 
@@ -155,7 +170,10 @@ def run(
         watch_namespaces=tuple(watch_namespace or base.watch_namespaces), mlmd=mlmd or base.mlmd,
         tensorboard_root=tensorboard_root or base.tensorboard_root,
         allow_addresses=tuple(allow_address or base.allow_addresses), listen=listen or base.listen,
-        identity=identity or base.identity, outbox=outbox or base.outbox,
+        identity=identity or base.identity,
+        outbox=outbox or base.outbox, argo_server=argo_server or base.argo_server,
+        argo_server_token_file=argo_server_token_file or base.argo_server_token_file,
+        argo_server_ca=argo_server_ca or base.argo_server_ca,
     )  # fmt: skip
     try:
         chosen = msgspec.structs.replace(chosen, outbox_max=outbox_max or base.outbox_max)
@@ -166,6 +184,11 @@ def run(
             OverflowStore(chosen.outbox)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--outbox") from None
+    try:
+        if chosen.argo_server:
+            ArgoArchive(chosen.argo_server, ca_file=chosen.argo_server_ca)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--argo-server") from None
     try:
         addresses.networks(chosen.allow_addresses)
     except ValueError as error:

@@ -51,6 +51,7 @@ async def _gather(kube: Kube, namespace: str | None) -> dict[str, Any]:
                 "target": str(target.ref), "backend": said.get("backend", ""), "ready": ready.get("status", "Unknown"),
                 "reason": reason, "message": ready.get("message", ""), **(said.get("sync") or {}),
                 "nextStep": known.next_step if known else "", "held": held.get("message", ""),
+                "backfill": said.get("backfill"),
             }
         )  # fmt: skip
     runs = []
@@ -94,6 +95,9 @@ def _show(found: dict[str, Any], limit: int) -> None:
             out.print(f"  next: {t['nextStep']}")
         if t["held"]:
             out.print(f"\n{t['target']}: {api.HELD}: {t['held']}")
+        if (going := api.backfill_of(t)) is not None and (going.phase == "Refused" or not going.over):
+            said = going.message or f"{going.sent + going.already + going.failed} of {going.chosen}"
+            out.print(f"\n{t['target']}: backfill: {going.phase}: {said}")
     open_runs = [r for r in found["runs"] if r["sync"] != "Synced"]
     if not open_runs:
         out.print(f"\nAll {len(found['runs'])} tracked runs are synced.")

@@ -27,6 +27,7 @@ from pipetrail.controller.watches import Kinds, Watches
 from pipetrail.delivery.dispatch import Dispatch
 from pipetrail.delivery.ledger import Ledger, Lost
 from pipetrail.kube import TRACKED_RUNS, ApiError, Kube, KubeError, collections
+from pipetrail.readers.archive import ArgoArchive
 from pipetrail.readers.live import LiveReader
 from pipetrail.readers.stores import Stores
 from pipetrail.readers.transport import Transport
@@ -158,6 +159,8 @@ async def _operate(
     await asyncio.wait(work, timeout=ENDING_S)
     marks.freeze()
     await dispatch.close()
+    if dispatch.archive is not None:
+        await dispatch.archive.close()
     for task in done - set(ending):
         task.result()
 
@@ -172,9 +175,15 @@ async def _made(kube: Kube, settings: Settings, share: Shares) -> tuple[Dispatch
     cluster = settings.cluster or await _cluster_uid(kube)
     judge = await addresses.known(settings.allow_addresses, kube.host)
     reader = LiveReader(kube, Stores(Transport(addresses=judge.of_stores())), mlmd=settings.mlmd)
+    archive = None
+    if settings.argo_server:
+        archive = ArgoArchive(
+            settings.argo_server, token_file=settings.argo_server_token_file, ca_file=settings.argo_server_ca
+        )
     ledger = Ledger(kube, _process(), settings.watch_namespaces, share=start.share)
     dispatch = Dispatch(
-        kube, ledger, reader, settings, cluster, addresses=judge, permit=share.permit, share=start.share
+        kube, ledger, reader, settings, cluster, addresses=judge, permit=share.permit, share=start.share,
+        archive=archive,
     )  # fmt: skip
     return dispatch, reader, start
 

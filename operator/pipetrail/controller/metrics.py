@@ -41,6 +41,7 @@ TOTALS: Final = (
     Total(name="failed", metric="pipetrail_dead_letters", help="Runs given up for a target: TrackedRuns made Failed."),
     Total(name="changes", metric="pipetrail_changes", help="Values that a tracker holds otherwise than the run did."),
     Total(name="lost", metric="pipetrail_lost", help="Runs whose end nobody could see: closed as killed."),
+    Total(name="recalled", metric="pipetrail_recalled", help="Runs that vanished unseen, as Argo's archive has them."),
     Total(
         name="outbox_refused", metric="pipetrail_outbox_refused", labels=("reason",),
         help="Finished records of which no copy could be kept, once a run and target.",

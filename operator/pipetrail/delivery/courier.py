@@ -31,7 +31,7 @@ class Progress:
 
     __slots__ = (
         "_missing_since", "_try_at", "_waits", "changes", "delivered", "doubtful_at", "entry", "failing_since",
-        "handles", "sent_digest", "tried", "unsure", "writes",
+        "handles", "sent_digest", "tried", "unsure", "writes", "written",
     )  # fmt: skip
 
     def __init__(self, entry: Entry, *, unsure: bool) -> None:
@@ -48,6 +48,7 @@ class Progress:
         self._try_at = 0.0
         self.sent_digest = ""
         self.writes = 0  # since the last turn that ended well
+        self.written = False  # in any turn
 
     def missing_for_s(self) -> float:
         """For how long something could not be read that a later try may give."""
@@ -183,7 +184,8 @@ class Courier:
         wanted = {run.key: run for run in tree.runs}
         for key, held in first.items():
             whole = held
-            if key in wanted and not held.whole and (self._counts_repeats or plans.series_keys(wanted[key])):
+            unread = key in wanted and not held.whole
+            if unread and (self._counts_repeats or wanted[key].figures or plans.series_keys(wanted[key])):
                 await self._limiter.acquire()
                 whole = await self._target.read(held.handle)
             progress.handles[key] = held.handle
@@ -195,6 +197,13 @@ class Courier:
                     "figures": {**before.figures, **plans.from_held(whole).figures},
                 }
             )
+            unknown = [f for f in wanted[key].files if f.path not in before.files] if key in wanted else []
+            if unknown:
+                await self._limiter.acquire()
+                kept = await self._target.kept(held.handle, unknown)
+                progress.delivered[key] = plans.with_files(
+                    progress.delivered[key], [f for f in unknown if f.path in kept]
+                )
         if progress.doubtful_at is not None and self._clock() - progress.doubtful_at >= LOOK_AGAIN_S:
             progress.doubtful_at = None
         progress.unsure = False

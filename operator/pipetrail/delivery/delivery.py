@@ -30,7 +30,8 @@ from pipetrail.sources import Reading, argo
 from pipetrail.targets.target import TrackerRun, Tree
 
 OLD_RUN_S: Final = 60.0
-"""A run that is older than this when we first write its intent may have been recorded before: look first."""
+"""A run that is older than this when we first write its intent may have been recorded before: look first. So may one
+that a backfill took up."""
 
 
 class Deliveries:
@@ -82,6 +83,7 @@ class Deliveries:
             return Later(after_s=progress.wait_s(), trouble=False)
         progress.has_all()
         sent, progress.writes = progress.writes > 0, 0
+        progress.written |= sent
         if not settled:
             return Done(sent=sent)
         if progress.entry.repolicy:
@@ -111,6 +113,7 @@ class Deliveries:
         reading, moment = read
         if entry is None and (left := policy.tracked_already(reading.record, seat.spec)) is not None:
             observe.log().debug("left", run=run_name(state), target=str(seat.ref), rule=left.rule, why=left.why)
+            state.left_by = left.rule
             return None
         if kept is not None and _holds_more(kept, state):
             found = await self._recall.found(state, kept)
@@ -229,8 +232,9 @@ class Deliveries:
             entry, fresh = await self._intent(seat, state, found)
             self._book.add(entry)
         lost = seat.ref in state.lost
-        state.lost.discard(seat.ref)
-        progress = Progress(entry, unsure=not fresh or lost or _age_s(record) > OLD_RUN_S)
+        state.lost = tuple(ref for ref in state.lost if ref != seat.ref)
+        recorded_before = seat.ref in state.earlier_for or _age_s(record) > OLD_RUN_S
+        progress = Progress(entry, unsure=not fresh or lost or recorded_before)
         if not fresh or lost:
             progress.doubtful_at = _now()  # a create of the process before us may still commit
         return progress

@@ -11,6 +11,7 @@ from typing import Any, Final
 from pipetrail import api, observe, policy
 from pipetrail.api import TargetRef
 from pipetrail.delivery import ledger as ledgers
+from pipetrail.delivery.backfill import Backfills
 from pipetrail.delivery.book import Book
 from pipetrail.delivery.copies import Copies
 from pipetrail.delivery.delivery import Deliveries, run_name
@@ -19,6 +20,7 @@ from pipetrail.delivery.lane import Done, Halt, Later, Permit, Verdict, always
 from pipetrail.delivery.ledger import Entry, Ledger, Lost
 from pipetrail.delivery.namespaces import Namespaces
 from pipetrail.delivery.notices import of_run
+from pipetrail.delivery.queue import Priority
 from pipetrail.delivery.recall import Recall
 from pipetrail.delivery.resend import Resend
 from pipetrail.delivery.roster import STATUS_EVERY_S, Roster, Seat
@@ -27,6 +29,7 @@ from pipetrail.delivery.survey import Survey
 from pipetrail.delivery.templates import Templates
 from pipetrail.kube import Kube, KubeError
 from pipetrail.readers import Reader
+from pipetrail.readers.archive import ArgoArchive
 from pipetrail.readers.overflow import OverflowFailed, OverflowStore
 from pipetrail.settings import Settings
 from pipetrail.shards import WHOLE, Share
@@ -51,10 +54,12 @@ class Dispatch:
     def __init__(
         self, kube: Kube, ledger: Ledger, reader: Reader, settings: Settings, cluster: str, *,
         addresses: Addresses = REFUSING, permit: Permit = always, share: Share = WHOLE,
+        archive: ArgoArchive | None = None,
     ) -> None:  # fmt: skip
         self._kube = kube
         self._ledger = ledger
         self._settings = settings
+        self.archive = archive
         self.share = share
         self.cluster = cluster
         self.runs = Runs()
@@ -73,6 +78,7 @@ class Dispatch:
             settings.watch_namespaces,
             cluster=cluster,
             has_copy=lambda run: self.copies.may_have(run),
+            archive=archive,
             share=share,
         )
         self.copies = Copies(
@@ -89,6 +95,10 @@ class Dispatch:
             copies=self.copies, recall=recall, deliveries=self._deliveries, takers=self._untaken,
         )  # fmt: skip
         self.resend = Resend(kube, ledger, self.book, self.runs, self.roster, self._offer, kept=self.keeper.kept)
+        self.backfills = Backfills(
+            kube, book=self.book, runs=self.runs, roster=self.roster, decide=self.decide, learn=self.templates.learn,
+            namespaces=settings.watch_namespaces, archive=archive, share=share,
+        )  # fmt: skip
         self._settled = asyncio.Event()
         self._spawned: set[asyncio.Task[None]] = set()
 
@@ -112,6 +122,7 @@ class Dispatch:
             tasks.create_task(self.keeper.run(), name="keeper")
             tasks.create_task(self._tidy_forever(), name="tidy")
             tasks.create_task(self.resend.run(), name="resend")
+            tasks.create_task(self.backfills.run(), name="backfill")
             tasks.create_task(self._rest_forever(), name="rest")
 
     # --- what the watches say -------------------------------------------------------------------------------------
@@ -157,6 +168,7 @@ class Dispatch:
         """A target appeared, changed or went. One of another shard's namespace is none of ours."""
         if found.ref.namespace and not self.share.owns(found.ref.namespace):
             return
+        self.backfills.due.set()
         match found:
             case _ if deleted:
                 seat = self.roster.get(found.ref)
@@ -190,10 +202,13 @@ class Dispatch:
                 if state.header.namespace == changed:
                     self._offer(state)
 
-    def decide(self, seat: Seat, header: argo.Header) -> policy.Decision:
-        """Does a target take a run, and by which rule?"""
+    def decide(self, seat: Seat, header: argo.Header, *, earlier: bool = False) -> policy.Decision:
+        """Does a target take a run, and by which rule? With `earlier`, or if a backfill took it up, also an old one."""
+        state = self.runs.get(header.uid)
+        earlier |= state is not None and seat.ref in state.earlier_for and state.header.namespace == header.namespace
         run = policy.facts(header, self.namespaces.of(header.namespace), self.templates.of(header))
-        return policy.decide(run, seat.found, others=[s.found for s in self.roster.seats() if s is not seat])
+        others = [s.found for s in self.roster.seats() if s is not seat]
+        return policy.decide(run, seat.found, others=others, earlier=earlier)
 
     def takers(self, header: argo.Header) -> list[Seat]:
         """Targets for which something of this run is not settled: cheap, from the header alone."""
@@ -229,7 +244,7 @@ class Dispatch:
 
     def waiting_since_deleted(self) -> list[float]:
         """When (in the loop's time) each run was deleted that something is still to be sent of: only we have it."""
-        buried = [state for state in self.runs.all() if state.last_body is not None]
+        buried = [state for state in self.runs.all() if state.only_here]
         return [state.buried_at for state in buried if self._waits(state, remembered=False)]
 
     def _waits(self, state: RunState, *, remembered: bool) -> bool:
@@ -240,7 +255,9 @@ class Dispatch:
     def _offer(self, state: RunState) -> None:
         state.settled_at = None
         for seat in self.takers(state.header):
-            seat.lane.offer(state.uid, group=state.header.namespace)
+            # A backfilled run that is met again, by its pod or after a restart, does not come before what is live.
+            priority: Priority = "Backfill" if policy.before(policy.ended(state.header), seat.found) else "Live"
+            seat.lane.offer(state.uid, group=state.header.namespace, priority=priority)
         self.keeper.offer(state)
 
     # --- a lane's turn --------------------------------------------------------------------------------------------
@@ -248,11 +265,13 @@ class Dispatch:
     async def _work(self, seat: Seat, uid: str) -> Verdict:
         """One run for one target. Whatever happens to this run, the lane goes on."""
         try:
-            return await self._turn(seat, uid)
+            verdict = await self._turn(seat, uid)
         except Exception as error:  # noqa: BLE001  one poison run must not stop the lane; it is said, and tried again
             observe.count("handler_errors")
             observe.log().error("delivery failed", uid=uid, target=str(seat.ref), error=observe.where(error))
             return Later(after_s=POISON_PAUSE_S, trouble=False)
+        self.backfills.worked(seat, uid, verdict)
+        return verdict
 
     async def _turn(self, seat: Seat, uid: str) -> Verdict:
         state = self.runs.get(uid)
@@ -293,7 +312,7 @@ class Dispatch:
     async def _let_go(self, seat: Seat, state: RunState) -> None:
         """Someone else wrote the TrackedRun: go on from what they left, and look first at what they may have made."""
         state.progress.pop(seat.ref, None)
-        state.lost.add(seat.ref)
+        state.lost = (*state.lost, seat.ref)
         entry = self.book.get(state.id, seat.ref)
         if entry is None:
             return
@@ -367,7 +386,7 @@ class Dispatch:
 
     def drain(self) -> None:
         """Start nothing more but what can't be read again after us: runs that were deleted and are only here."""
-        only = {state.uid for state in self.runs.all() if state.last_body is not None}
+        only = {state.uid for state in self.runs.all() if state.only_here}
         for seat in self.roster.seats():
             seat.lane.drain(only)
         self.keeper.drain()

@@ -74,7 +74,7 @@ class Keeper:
 
     def offer(self, state: RunState) -> None:
         """A run has news. If it has ended, its targets have a moment to take it."""
-        if state.only_kept:
+        if state.only_kept or state.archived:
             return
         seats = self._roster.over(state.header.namespace)
         # A target that was not looked at yet, as after a start, is in no trouble that we know of.
@@ -93,7 +93,7 @@ class Keeper:
 
     def drain(self) -> None:
         """We are to go: put aside at once what only we know, and nothing else."""
-        only = {state.uid: state for state in self._runs.all() if state.last_body is not None}
+        only = {state.uid: state for state in self._runs.all() if state.only_here}
         self._queue.drain(only.keys())
         for uid, state in only.items():
             self._queue.offer(uid, group=state.header.namespace)

@@ -182,7 +182,7 @@ def doubted(delivered: Delivered, batch: Batch) -> Delivered:
 
 
 def from_held(held: Held) -> Delivered:
-    """What a look-up or a read says is there. Files are not listed: sending them again is the same file."""
+    """What a look-up or a read says is there. Files are not listed (:func:`with_files`)."""
     points: dict[PointId, dict[str, int]] = {}
     for metric in held.metrics:
         counts = points.setdefault((metric.key, metric.step), {})
@@ -192,6 +192,11 @@ def from_held(held: Held) -> Delivered:
         params=dict(held.params), tags=dict(held.tags), points=points, note=held.note, status=held.status,
         finished_ms=held.finished_ms, figures=dict.fromkeys(held.figures, ""),
     )  # fmt: skip
+
+
+def with_files(delivered: Delivered, files: Iterable[File]) -> Delivered:
+    """`delivered`, where the tracker holds `files` as they are."""
+    return replace(delivered, files={**delivered.files, **{f.path: _digest(f) for f in files}})
 
 
 def series_keys(run: TrackerRun) -> frozenset[str]:

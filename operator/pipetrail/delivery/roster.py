@@ -12,10 +12,12 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final
 
 import msgspec
+from msgspec import UNSET
 
 from pipetrail import api, observe, targets
 from pipetrail.api import (
     Backend,
+    Backfill,
     Condition,
     ConfigMapKeyRef,
     SecretKeyRef,
@@ -65,6 +67,8 @@ class Seat:
         hold = _held_by(found, share.number) if self.shared else found.hold
         self.conditions: dict[str, Condition] = {} if hold is None else {api.HELD: hold}
         self.counts = SyncCounts()
+        self.backfill = found.backfilled
+        """How far its last backfill is; null if there was none."""
         self.written: TargetStatus | None = None
         self.stir = asyncio.Event()
         self.trouble: TargetError | None = None
@@ -147,12 +151,15 @@ class Roster:
         return True
 
     def confirms(self, found: api.FoundTarget) -> bool:
-        """True if someone confirmed, on the edit of a target that we know, that what is held is to be closed."""
+        """True if someone confirmed, on the edit of a target that we know, that what is held is to be closed.
+
+        Annotations are no edit of their own; so the wish for a backfill is taken in here as well.
+        """
         seat = self._seats.get(found.ref)
         if seat is None or (found.uid, found.generation) != (seat.found.uid, seat.found.generation):
             return False
         before = seat.close_confirmed
-        seat.found = msgspec.structs.replace(seat.found, confirmed=found.confirmed)
+        seat.found = msgspec.structs.replace(seat.found, confirmed=found.confirmed, backfill=found.backfill)
         return seat.close_confirmed and not before
 
     def _seated(self, found: api.FoundTarget) -> Seat:
@@ -215,6 +222,11 @@ class Roster:
     async def count(self, seat: Seat, counts: SyncCounts) -> None:
         """Show how many runs are where (the caller asks for this at most every 30 s)."""
         seat.counts = counts
+        await self._show(seat)
+
+    async def backfilled(self, seat: Seat, said: Backfill) -> None:
+        """Show how far a backfill is (the caller asks for this every few seconds at most)."""
+        seat.backfill = said
         await self._show(seat)
 
     async def hold(self, seat: Seat, message: str) -> None:
@@ -312,7 +324,7 @@ class Roster:
             raise
         else:
             healthy, reason, message = True, "Ready", "runs are recorded as they complete"
-        if seat.found is not found:
+        if (seat.found.uid, seat.found.generation) != (found.uid, found.generation):
             if connected is not seat.target:
                 await connected.close()  # it leads to where the target led before an edit: look again, at once
             return False
@@ -391,6 +403,7 @@ class Roster:
         status = TargetStatus(
             observed_generation=seat.found.generation, conditions=tuple(seat.conditions.values()),
             backend=seat.spec.backend.kind, version=seat.version, sync=seat.counts,
+            backfill=UNSET if seat.backfill is None else seat.backfill,
         )  # fmt: skip
         if status != seat.written and await self._patch(seat.ref, status):
             seat.written = status

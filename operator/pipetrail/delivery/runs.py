@@ -44,17 +44,20 @@ class RunState:
     """One run that some target may still want something of."""
 
     __slots__ = (
-        "_capturing", "_details", "api_failures", "buried_at", "edition", "facts_known", "files_dropped",
-        "header", "last_body", "lifetime", "lost", "met_at", "only_kept", "progress", "settled_at",
-        "stirred_at",
+        "_capturing", "_details", "api_failures", "archived", "buried_at", "earlier_for", "edition", "facts_known",
+        "files_dropped", "header", "last_body", "left_by", "lifetime", "lost", "met_at", "only_kept", "progress",
+        "settled_at", "stirred_at",
     )  # fmt: skip
 
     def __init__(self, header: argo.Header) -> None:
         self.header = header
         self.edition = 0  # grows with each news, so that a record made before it is told apart
         self.progress: dict[TargetRef, Progress] = {}
-        self.lost: set[TargetRef] = set()  # claims that someone else took: what they made is looked up first
+        self.lost: tuple[TargetRef, ...] = ()  # claims that someone else took: what they made is looked up first
+        self.earlier_for: tuple[TargetRef, ...] = ()  # they take it though it had ended before they were made
+        self.left_by = ""  # the rule by which a target left it that only the run's record tells
         self.last_body: bytes | None = None
+        self.archived = False  # that body can be had again, from Argo's archive
         self.buried_at = 0.0  # loop time, where there is a last body
         self.only_kept = False  # all that we have of it are its copies in the outbox
         self.lifetime: argo.Lifetime | None = None  # as of the body that was read last
@@ -144,14 +147,20 @@ class RunState:
         """The run object's uid, under which everything is kept."""
         return self.header.uid
 
-    def bury(self, body: Mapping[str, Any]) -> None:
-        """The run was deleted: its last body is all that there will ever be."""
+    def bury(self, body: Mapping[str, Any], *, archived: bool = False) -> None:
+        """The run was deleted: its last body is all that there will ever be, unless Argo has it `archived`."""
+        self.archived = archived
         if self.last_body is None:
             self.buried_at = asyncio.get_running_loop().time()
         self.last_body = zlib.compress(msgspec.json.encode(body), 1)
         self.only_kept = False
         self.facts = self.facts.gone()
         self.edition += 1
+
+    @property
+    def only_here(self) -> bool:
+        """It was deleted, and nobody but us has its last body."""
+        return self.last_body is not None and not self.archived
 
     @property
     def gone(self) -> bool:

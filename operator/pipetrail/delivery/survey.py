@@ -3,7 +3,7 @@
 kopf reports no deletion that happened while a list was being read again, and nothing at all while the process was
 away. So at the start, every 10 minutes, after each restart of the watches and when a target appears, all Workflows'
 metadata is listed: a run that changed is offered, one that is missing is asked for by name, and closed if it is gone.
-Unless too many are gone at once (:mod:`pipetrail.delivery.orphans`).
+Unless too many are gone at once (:mod:`pipetrail.delivery.orphans`), or Argo's archive has their end.
 """
 
 import asyncio
@@ -21,6 +21,7 @@ from pipetrail.delivery.ledger import MAX_TEXT, Entry, Ledger, Lost
 from pipetrail.delivery.roster import Roster, Seat
 from pipetrail.delivery.runs import Runs, RunState
 from pipetrail.kube import ARGO, ApiError, Kube, KubeError, collections
+from pipetrail.readers.archive import ArchiveFailed, ArgoArchive
 from pipetrail.shards import WHOLE, Share
 from pipetrail.sources import argo
 from pipetrail.targets.target import Refused, TargetError, TrackerRun
@@ -32,6 +33,10 @@ GONE_S = 15.0
 """A run that is missing is given this long for its DELETED event, whose last body is worth more than knowing soon."""
 
 
+RECALLED_MOST = 200
+"""Runs that come back from Argo's archive in one pass: each holds its body until it is delivered."""
+
+
 class Survey:
     """Lists, compares and asks; `offer` puts a run that has news before its targets."""
 
@@ -39,6 +44,7 @@ class Survey:
         self, kube: Kube, ledger: Ledger, book: Book, runs: Runs, roster: Roster,
         takers: Callable[[argo.Header], list[Seat]], offer: Callable[[RunState], None], namespaces: Sequence[str] = (),
         *, cluster: str, has_copy: Callable[[RunId], bool] = lambda _run: False, share: Share = WHOLE,
+        archive: ArgoArchive | None = None,
     ) -> None:  # fmt: skip
         self._kube = kube
         self._namespaces = namespaces
@@ -53,6 +59,7 @@ class Survey:
         self.held_every_s = HELD_EVERY_S
         self._cluster = cluster
         self._has_copy = has_copy
+        self._archive = archive
         self.told: Callable[[], bool] = lambda: True
         """Have the watches told all that they missed? Until then a last body may still come."""
         self.held = 0
@@ -202,6 +209,9 @@ class Survey:
         to know that they are too many.
         """
         over = {run: name for run, name in absent.items() if self._over(run)}
+        lacking, unknown = await self._recall(over)
+        absent = {run: name for run, name in absent.items() if run not in over or run in lacking or run in unknown}
+        over = lacking
         unsettled = {(e.namespace, e.spec.run.uid) for e in self._book.all() if not e.settled}
         bearable, gone = orphanage.bearable(len(unsettled)), set[RunId]()
         for run in over.keys() & unsettled:
@@ -227,6 +237,41 @@ class Survey:
         if closed and any(seat.hold is not None for seat in self._roster.seats()):
             self._again(AGAIN_S)  # to see what is still held
         return left
+
+    async def _recall(self, over: Mapping[RunId, str]) -> tuple[dict[RunId, str], set[RunId]]:
+        """Have runs that Argo archived go on from there: (those that it does not have, those of which it did not say).
+
+        An archive that does not answer is asked again in the next pass; until it says, none of its runs is closed.
+        """
+        if self._archive is None:
+            return dict(over), set()
+        lacking, unknown, back = dict[RunId, str](), set[RunId](), 0
+        silent = False
+        for run, name in over.items():
+            if silent or back >= RECALLED_MOST:
+                unknown.add(run)
+                continue
+            try:
+                mine = self._state(run) is not None or self._runs.get(run[1]) is None
+                body = await self._archive.body(*run) if mine and await self._gone(run, name) else None
+            except ArchiveFailed as error:
+                observe.log().warning("archive not read", run=f"{run[0]}/{name}", cause=str(error))
+                silent = True
+                unknown.add(run)
+                continue
+            if body is None:
+                lacking[run] = name
+                continue
+            back += 1
+            state = self._runs.upsert(argo.header(body))
+            state.bury(body, archived=True)
+            self._missing.pop(run, None)
+            observe.count("recalled")
+            observe.log().info("recalled", run=f"{run[0]}/{name}", cause="its end is in Argo's archive")
+            self._offer(state)
+        if unknown:
+            self._again(AGAIN_S if not silent else HELD_EVERY_S)
+        return lacking, unknown
 
     async def _hold(self, orphans: Set[RunId], *, complete: bool, too_many: bool) -> None:
         """Have each target hold its orphans, if they are too many or it held some already, until there are none."""

@@ -233,6 +233,10 @@ class Target(Protocol):
         """All that the tracker holds of it, every point (for verify, and after a restart where replay needs it)."""
         ...
 
+    async def kept(self, handle: Handle, sent: Sequence[File]) -> frozenset[str]:
+        """The paths of those of `sent` that it holds as they are; fewer where it can't tell: those are sent again."""
+        ...
+
     async def close(self) -> None:
         """Give connections back."""
         ...

@@ -24,7 +24,7 @@ import msgspec
 from pipetrail.record import Frozen
 from pipetrail.targets.mlflow.answers import Entries
 from pipetrail.targets.mlflow.wire import Rejection, Wire
-from pipetrail.targets.target import Change, File, Retry
+from pipetrail.targets.target import Change, File, Retry, TargetError
 
 WORKER_S: Final = 60.0
 MOST_SAID: Final = 1 << 16
@@ -88,11 +88,30 @@ async def listed(wire: Wire, run_id: str, folder: str) -> frozenset[str]:
     return frozenset(found)
 
 
+async def kept(wire: Wire, root: str, files: Sequence[File]) -> frozenset[str]:
+    """The paths of those of `files` that lie at `root` as they are; none where only a process of ours could look."""
+    parts = urlsplit(root)
+    if parts.scheme != "mlflow-artifacts" or parts.netloc:
+        return frozenset()
+    found = set()
+    for file in files:
+        try:
+            if await wire.get(_place(parts.path, file)) == file.data:
+                found.add(file.path)
+        except (Rejection, TargetError):  # it is not there, or its store is away: then it is sent
+            continue
+    return frozenset(found)
+
+
+def _place(path: str, file: File) -> str:
+    where = "/".join(quote(s, safe="") for s in f"{path}/{file.path}".split("/") if s not in ("", ".", ".."))
+    return f"/api/2.0/mlflow-artifacts/artifacts/{where}"
+
+
 async def _put(wire: Wire, path: str, file: File) -> Change | None:
     """PUT overwrites, so that it may be repeated. The server keeps no artifacts if it says 404 or 4xx otherwise."""
-    where = "/".join(quote(s, safe="") for s in f"{path}/{file.path}".split("/") if s not in ("", ".", ".."))
     try:
-        await wire.put(f"/api/2.0/mlflow-artifacts/artifacts/{where}", file.data, file.media_type)
+        await wire.put(_place(path, file), file.data, file.media_type)
     except Rejection as refusal:
         return _not_uploaded(file, refusal.text)
     return None

@@ -32,6 +32,7 @@ from pipetrail.targets.target import (
     Batch,
     Capabilities,
     Change,
+    File,
     Handle,
     Health,
     Held,
@@ -182,6 +183,11 @@ class MlflowTarget:
             raise group.exceptions[0] from None
         there = whole(await files.listed(self._wire, handle.id, FOLDER))
         return replace(held(run, self._pages, tuple(m for r in reads for m in r.result())), figures=there)
+
+    async def kept(self, handle: Handle, sent: Sequence[File]) -> frozenset[str]:
+        """Read them back and compare; none where MLflow does not serve artifacts itself."""
+        root = handle.artifacts or (await self._get(handle)).info.artifact_uri
+        return await files.kept(self._wire, root, sent)
 
     async def close(self) -> None:
         """Let calls under way end, then give connections back."""

@@ -107,6 +107,10 @@ class Wire:
         """Put a file under `path`, which starts at the server's root and is percent-encoded."""
         await self._send("PUT", path, data, media_type, None, changes=False)
 
+    async def get(self, path: str) -> bytes:
+        """A file under `path`, as :meth:`put` takes it; one that is longer than an answer may be is a Rejection."""
+        return await self._send("GET", path, None, "", None, changes=False)
+
     async def text(self, path: str) -> str:
         """What stands under `path` as one short line."""
         return self._line(await self._send("GET", path, None, "", None, changes=False))

@@ -9,7 +9,18 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import ClassVar, Final, TypeVar
 
-from pipetrail.targets.target import Batch, Capabilities, Handle, Health, Held, Receipt, Refused, Retry, TrackerRun
+from pipetrail.targets.target import (
+    Batch,
+    Capabilities,
+    File,
+    Handle,
+    Health,
+    Held,
+    Receipt,
+    Refused,
+    Retry,
+    TrackerRun,
+)
 from pipetrail.targets.tensorboard import figures, links, paths
 from pipetrail.targets.tensorboard.fit import fit
 from pipetrail.targets.tensorboard.limits import CAPABILITIES
@@ -78,6 +89,11 @@ class TensorboardTarget:
         """All that the event file holds."""
         parts = _parts(handle)
         return self._held(await self._call(lambda _: self._runs.read(parts)))
+
+    async def kept(self, handle: Handle, sent: Sequence[File]) -> frozenset[str]:
+        """Not looked at: a file that is laid again is the same file."""
+        del handle, sent
+        return frozenset()
 
     async def close(self) -> None:
         """Start no more threads; those that write end by themselves."""

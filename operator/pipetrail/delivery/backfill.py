@@ -1,0 +1,416 @@
+"""Backfill: runs that had ended before their target was made, taken up behind everything that is live.
+
+Someone asked for them by an annotation on the target (:mod:`pipetrail.api.backfill`). What is to be sent is found by a
+list of all runs and the ledger, newest first, a run of each namespace in turn; a few at a time are put into the
+target's lane, and from there they go the way of any run: an intent, a look at the tracker, one delivery. So the cursor
+is what is there: whoever is killed starts over, and passes by what is settled.
+"""
+
+import asyncio
+from collections import Counter, defaultdict
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence, Set
+from datetime import UTC, datetime
+from typing import Any, Final, NamedTuple, Protocol
+
+import msgspec
+
+from pipetrail import api, observe, policy
+from pipetrail.api import BackfillWish, TargetRef
+from pipetrail.api.backfill import BackfillPhase
+from pipetrail.delivery.book import Book
+from pipetrail.delivery.lane import Done, Limiter, Verdict
+from pipetrail.delivery.ledger import Entry
+from pipetrail.delivery.roster import Roster, Seat
+from pipetrail.delivery.runs import Runs
+from pipetrail.kube import ARGO, ApiError, Kube, KubeError, collections
+from pipetrail.readers import argo as objects
+from pipetrail.readers.archive import ArchiveFailed, ArgoArchive
+from pipetrail.shards import WHOLE, Share
+from pipetrail.sources import argo
+from pipetrail.sources.argo.body import moment
+
+WAITING_MOST: Final = 100
+"""Runs of one backfill that stand in their lane at a time: more would only fill memory."""
+CHOSEN_MOST: Final = 100_000
+"""Runs that one backfill takes, the newest; who asks again gets the next."""
+SAY_EVERY_S: Final = 2.0
+AGAIN_S: Final = 10.0
+GONE: Final = "Gone"
+OTHER_TEAMS: Final = "OtherNamespace"
+
+
+class Decide(Protocol):
+    """The decision of one target on one run; `earlier` as :func:`pipetrail.policy.decide` has it."""
+
+    def __call__(self, seat: Seat, header: argo.Header, *, earlier: bool) -> policy.Decision: ...  # noqa: D102
+
+
+class Chosen(NamedTuple):
+    """A run that is to be sent; `archived` if only Argo's archive has it."""
+
+    ended: datetime
+    namespace: str
+    name: str
+    uid: str
+    archived: bool = False
+
+
+class Tour:
+    """One backfill under way: what it has counted, and which of its runs are in the lane."""
+
+    def __init__(self, seat: Seat, text: str, wish: BackfillWish) -> None:
+        self.seat = seat
+        self.text = text
+        self.wish = wish
+        self.waiting: set[str] = set()
+        self.changed = asyncio.Event()
+        self.said_at = float("-inf")
+        self.namespaces: dict[str, datetime | None] = {}  # since when they are there
+        self.start_over()
+
+    def start_over(self) -> None:
+        """Count from the beginning. What stands in the lane stays there, and is found again."""
+        self.waiting.clear()
+        self.chosen = self.sent = self.already = self.failed = 0
+        self.left: Counter[str] = Counter()
+
+    def settled(self, entry: Entry, *, written: bool | None = None) -> None:
+        """A run of which nothing more is to be sent: the tracker had it, has it since the wish, or it was given up.
+
+        `written` says whether anything was sent for it, where that is known.
+        """
+        new = _since(entry.status.settled_at, self.wish.asked) if written is None else written
+        match entry.status.phase:
+            case "Synced" if new:
+                self.sent += 1
+            case "Synced":
+                self.already += 1
+            case "Failed":
+                self.failed += 1
+            case phase:
+                self.leave(entry.status.reason or phase)
+                return
+        self.chosen += 1
+
+    def leave(self, rule: str) -> None:
+        """A run that the target does not take."""
+        self.left[rule[:63]] += 1
+
+    def said(self, phase: BackfillPhase, message: str = "") -> api.Backfill:
+        """How far it is, as the target's status shows it."""
+        left = tuple(api.LeftOut(rule=rule, runs=n) for rule, n in sorted(self.left.most_common(20)))
+        return api.Backfill(
+            asked=self.wish.number, phase=phase, message=message, chosen=self.chosen, sent=self.sent,
+            already=self.already, failed=self.failed, left=left,
+        )  # fmt: skip
+
+
+class Backfills:
+    """One tour at a time for each target that someone asked for older runs."""
+
+    def __init__(
+        self, kube: Kube, *, book: Book, runs: Runs, roster: Roster, decide: Decide,
+        learn: Callable[[argo.Header], Awaitable[None]], namespaces: Sequence[str] = (),
+        archive: ArgoArchive | None = None, share: Share = WHOLE,
+    ) -> None:  # fmt: skip
+        self._kube = kube
+        self._book = book
+        self._runs = runs
+        self._roster = roster
+        self._decide = decide
+        self._learn = learn
+        self._namespaces = namespaces
+        self._archive = archive
+        self._share = share
+        self._tours: dict[TargetRef, tuple[Tour, asyncio.Task[None]]] = {}
+        self.due = asyncio.Event()
+        """Set when a target came, changed or went."""
+
+    async def run(self) -> None:
+        """Begin and end tours as targets ask for them, until cancelled."""
+        try:
+            while True:
+                await self.due.wait()
+                self.due.clear()
+                for ref, (tour, task) in list(self._tours.items()):
+                    if self._roster.get(ref) is not tour.seat or tour.seat.found.backfill != tour.text:
+                        task.cancel()
+                        self._end(tour)
+                        del self._tours[ref]
+                for seat in self._roster.seats():
+                    if seat.found.backfill and seat.ref not in self._tours:
+                        await self._begin(seat)
+        finally:
+            for _, task in self._tours.values():
+                task.cancel()
+
+    async def _begin(self, seat: Seat) -> None:
+        text, before = seat.found.backfill, seat.backfill
+        if self._share.of > 1 and not seat.ref.namespace and not self._share.speaks_for(seat.ref.name):
+            return  # the shard that does says that it is not done
+        try:
+            wish = api.backfill_wish(text)
+        except (ValueError, msgspec.DecodeError) as error:
+            if before is None or before.asked != text[:253]:
+                said = f"the annotation {api.BACKFILL_ANNOTATION} can't be read: {error}; pipetrail backfill writes it"
+                refused = api.Backfill(asked=text[:253], phase="Refused", message=said[:1000])
+                await self._roster.backfilled(seat, refused)
+            return
+        if before is not None and before.over and before.asked == wish.number:
+            return
+        if self._share.of > 1 and not seat.ref.namespace:
+            said = "several operators share this target: ask targets of namespaces, or one operator alone"
+            await self._roster.backfilled(seat, api.Backfill(asked=wish.number, phase="Refused", message=said))
+            return
+        tour = Tour(seat, text, wish)
+        task = asyncio.create_task(self._go(tour), name=f"backfill {seat.ref}")
+        self._tours[seat.ref] = (tour, task)
+
+    def _end(self, tour: Tour) -> None:
+        """Its runs that have no intent yet are nobody's wish any more."""
+        for uid in tour.waiting:
+            state = self._runs.get(uid)
+            if state is not None:
+                state.earlier_for = tuple(ref for ref in state.earlier_for if ref != tour.seat.ref)
+
+    async def _go(self, tour: Tour) -> None:
+        """The tour to its end. An API server that is away is waited for; what is settled by then counts as such."""
+        observe.log().info("backfill", target=str(tour.seat.ref), wish=tour.text[:500])
+        while True:
+            try:
+                await self._once(tour)
+            except ApiError as error:
+                if error.status in (400, 403):
+                    said = f"the runs can't be listed: {error}"
+                    await self._roster.backfilled(tour.seat, tour.said("Refused", said[:1000]))
+                    return
+                await self._pause(tour, error)
+            except KubeError as error:
+                await self._pause(tour, error)
+            except ArchiveFailed as error:
+                if not error.later:
+                    await self._roster.backfilled(tour.seat, tour.said("Refused", str(error)[:1000]))
+                    return
+                await self._pause(tour, error)
+            except Exception as error:  # noqa: BLE001  live runs go on without a backfill; it is said, and tried again
+                observe.count("handler_errors")
+                observe.log().error("backfill failed", target=str(tour.seat.ref), error=observe.where(error))
+                await asyncio.sleep(AGAIN_S)
+            else:
+                return
+
+    async def _pause(self, tour: Tour, error: KubeError | ArchiveFailed) -> None:
+        await self._roster.backfilled(tour.seat, tour.said("Listing", f"it waits: {error}"[:1000]))
+        observe.log().warning("backfill waits", target=str(tour.seat.ref), cause=str(error))
+        await asyncio.sleep(AGAIN_S)
+
+    async def _once(self, tour: Tour) -> None:
+        tour.start_over()
+        seat, wish = tour.seat, tour.wish
+        places = self._places(tour)
+        if not places:
+            said = f"the operator does not watch namespace {wish.namespace or seat.ref.namespace}"
+            await self._roster.backfilled(seat, tour.said("Refused", said))
+            return
+        await self._roster.backfilled(seat, tour.said("Listing"))
+        standing = set[str]()
+        found: list[Chosen] = []
+        if "cluster" in wish.sources:
+            found += await self._in_cluster(tour, places, standing)
+        if "archive" in wish.sources and self._archive is not None:
+            found += await self._in_archive(tour, self._archive, standing)
+        elif wish.sources == ("archive",):
+            said = "the operator was told of no archive: pipetrail run --argo-server URL"
+            await self._roster.backfilled(seat, tour.said("Refused", said))
+            return
+        found.sort(reverse=True)
+        more = len(found) - CHOSEN_MOST
+        del found[CHOSEN_MOST:]
+        tour.chosen += len(found)
+        await self._say(tour)
+        limiter = Limiter(wish.rate) if wish.rate else None
+        for chosen in _in_turns(found):
+            while len(tour.waiting) >= WAITING_MOST:
+                await self._changed(tour)
+            if limiter is not None:
+                await limiter.acquire()
+            await self._take_up(tour, chosen)
+        while tour.waiting:
+            await self._changed(tour)
+        said = f"{more} older runs were not taken up: ask again for them" if more > 0 else ""
+        done = tour.said("Done", said)
+        await self._roster.backfilled(seat, done)
+        observe.log().info(
+            "backfilled", target=str(seat.ref), sent=done.sent, already=done.already, failed=done.failed,
+            left=dict(tour.left),
+        )  # fmt: skip
+
+    async def _in_cluster(self, tour: Tour, places: Sequence[str], standing: set[str]) -> list[Chosen]:
+        """Runs whose objects stand; the uids of all that do go into `standing`."""
+        wish, found = tour.wish, list[Chosen]()
+        selected: dict[str, Any] = {"labelSelector": wish.selector} if wish.selector else {}
+        for path in places:
+            async for page in self._kube.pages(path, **selected):
+                for item in page.get("items", ()):
+                    header = argo.header(item)
+                    standing.add(header.uid)
+                    if policy.wanted(header, wish):
+                        found += await self._judge(tour, header)
+                await asyncio.sleep(0)  # deliveries have their turns meanwhile
+        return found
+
+    async def _in_archive(self, tour: Tour, archive: ArgoArchive, standing: Set[str]) -> list[Chosen]:
+        """Runs that only Argo's archive has. Its list says little of them: they are judged when they are read."""
+        meant = tour.seat.ref.namespace or tour.wish.namespace
+        since, found = tour.wish.since, list[Chosen]()
+        for namespace in (meant,) if meant else self._namespaces or ("",):
+            async for header in archive.listed(namespace, tour.wish.selector):
+                ended = header.finished
+                if header.uid in standing or ended is None or (since is not None and ended < since):
+                    continue
+                entry = self._book.get((header.namespace, header.uid), tour.seat.ref)
+                if entry is not None and entry.settled:
+                    tour.settled(entry)
+                elif await self._made_since(tour, header):
+                    found.append(Chosen(ended, header.namespace, header.name, header.uid, archived=True))
+                else:
+                    tour.leave(OTHER_TEAMS)
+        return found
+
+    async def _made_since(self, tour: Tour, header: argo.Header) -> bool:
+        """The run is younger than its namespace: one of that name before it may have been another team's."""
+        name = header.namespace
+        if name not in tour.namespaces:
+            try:
+                there = await self._kube.get(f"/api/v1/namespaces/{name}")
+                tour.namespaces[name] = moment(there["metadata"].get("creationTimestamp"))
+            except ApiError as error:
+                if error.status != 404:
+                    raise
+                tour.namespaces[name] = None
+        made = tour.namespaces[name]
+        return made is not None and header.created is not None and header.created >= made
+
+    def _places(self, tour: Tour) -> tuple[str, ...]:
+        """Paths of the lists of all runs that may be meant; none if the operator does not watch there."""
+        meant = tour.seat.ref.namespace or tour.wish.namespace
+        if meant and (not self._namespaces or meant in self._namespaces):
+            return collections(ARGO, "workflows", (meant,))
+        return () if meant else collections(ARGO, "workflows", self._namespaces)
+
+    async def _judge(self, tour: Tour, header: argo.Header) -> Iterable[Chosen]:
+        """The run if something of it is to be sent; else it is counted."""
+        entry = self._book.get((header.namespace, header.uid), tour.seat.ref)
+        if entry is not None and entry.settled and not entry.reopened(header.generation):
+            tour.settled(entry)
+            return ()
+        if entry is None:
+            await self._learn(header)
+            match self._decide(tour.seat, header, earlier=True):
+                case policy.Left(rule=rule):
+                    tour.leave(rule)
+                    return ()
+        assert header.finished is not None
+        return (Chosen(header.finished, header.namespace, header.name, header.uid),)
+
+    async def _take_up(self, tour: Tour, chosen: Chosen) -> None:
+        """Put one run into the lane, as it stands now."""
+        seat, run = tour.seat, (chosen.namespace, chosen.uid)
+        body = await self._body(chosen)
+        header = argo.header(body)
+        known = self._runs.get(chosen.uid)
+        if header.uid != chosen.uid or (known is not None and known.id != run):
+            self._leave(tour, GONE)
+            return
+        if chosen.archived and self._book.get(run, seat.ref) is None:
+            await self._learn(header)
+            decision = self._decide(seat, header, earlier=True)
+            if not policy.wanted(header, tour.wish):
+                tour.chosen -= 1
+                return
+            if isinstance(decision, policy.Left):
+                self._leave(tour, decision.rule)
+                return
+        state = known or self._runs.upsert(header)
+        if chosen.archived:
+            state.bury(body, archived=True)
+        elif known is None:
+            state.facts_known = False
+        if seat.ref not in state.earlier_for:
+            state.earlier_for = (*state.earlier_for, seat.ref)
+        tour.waiting.add(chosen.uid)
+        seat.lane.offer(chosen.uid, group=chosen.namespace, priority="Backfill")
+
+    async def _body(self, chosen: Chosen) -> Any:
+        """The run as it stands, or as it was archived; empty if it is nowhere any more."""
+        if not chosen.archived:
+            return await objects.workflow(self._kube, chosen.namespace, chosen.name)
+        assert self._archive is not None
+        return await self._archive.body(chosen.namespace, chosen.uid) or {}
+
+    def worked(self, seat: Seat, uid: str, verdict: Verdict) -> None:
+        """A run had its turn in a lane: is it settled, or found to be none of the target's?"""
+        running = self._tours.get(seat.ref)
+        if running is None or uid not in running[0].waiting:
+            return
+        tour, state = running[0], self._runs.get(uid)
+        entry = None if state is None else self._book.get(state.id, seat.ref)
+        if state is None:
+            self._leave(tour, GONE)
+        elif entry is not None and entry.settled:
+            progress = state.progress.get(seat.ref)
+            tour.chosen -= 1  # it was counted when it was chosen
+            tour.settled(entry, written=None if progress is None else progress.written)
+        elif entry is None and isinstance(verdict, Done):
+            decision = self._decide(seat, state.header, earlier=True)
+            rule = decision.rule if isinstance(decision, policy.Left) else state.left_by or GONE
+            self._leave(tour, rule)
+        else:
+            return
+        if state is not None:
+            state.earlier_for = tuple(ref for ref in state.earlier_for if ref != seat.ref)
+        tour.waiting.discard(uid)
+        tour.changed.set()
+
+    def _leave(self, tour: Tour, rule: str) -> None:
+        """A run that was chosen is none of the target's after all, or is gone."""
+        tour.chosen -= 1
+        tour.leave(rule)
+
+    async def _changed(self, tour: Tour) -> None:
+        """Wait until one of its runs is done, and show how far it is now and then."""
+        try:
+            async with asyncio.timeout(SAY_EVERY_S):
+                await tour.changed.wait()
+        except TimeoutError:
+            for uid in [uid for uid in tour.waiting if self._runs.get(uid) is None]:
+                tour.waiting.discard(uid)
+                self._leave(tour, GONE)
+        tour.changed.clear()
+        await self._say(tour)
+
+    async def _say(self, tour: Tour) -> None:
+        now = asyncio.get_running_loop().time()
+        if now - tour.said_at >= SAY_EVERY_S:
+            tour.said_at = now
+            await self._roster.backfilled(tour.seat, tour.said("Sending"))
+
+
+def _in_turns(found: Sequence[Chosen]) -> Iterator[Chosen]:
+    """One of each namespace in turn, so that a team with thousands does not keep a team with one waiting."""
+    waiting: dict[str, list[Chosen]] = defaultdict(list)
+    for chosen in reversed(found):
+        waiting[chosen.namespace].append(chosen)
+    while waiting:
+        for namespace in list(waiting):
+            yield waiting[namespace].pop()
+            if not waiting[namespace]:
+                del waiting[namespace]
+
+
+def _since(settled_at: str, asked: datetime) -> bool:
+    """A status tells whole seconds."""
+    try:
+        return datetime.fromisoformat(settled_at) >= asked.astimezone(UTC).replace(microsecond=0)
+    except (ValueError, TypeError):
+        return False
