@@ -31,6 +31,13 @@ def static_busybox() -> Path | None:
     return None if b"/ld-linux" in Path(path).read_bytes() else Path(path)
 
 
+def postgres() -> Path | None:
+    """Where PostgreSQL's server and its tools are: Debian keeps them out of PATH."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+    named = find("initdb")
+    return found[-1].parent if found else Path(named).parent if named else None
+
+
 def _has(command: str) -> Callable[[], bool]:
     return lambda: find(command) is not None
 
@@ -47,6 +54,7 @@ NEEDED: Needed = (
     ("dnsmasq-base", _has("dnsmasq")),
     ("mmdebstrap", _has("mmdebstrap")),
     ("busybox-static", lambda: static_busybox() is not None),
+    ("postgresql", lambda: postgres() is not None),  # of no part of the node: Argo's archive in the tests
 )
 
 

@@ -18,6 +18,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from deploy.local.packages import postgres
 from tests.real.mlflow import free_port
 
 from pipetrail.kube import ARGO, ApiError, Kube
@@ -31,13 +32,7 @@ READY_S = 120.0
 
 def missing() -> str:
     """What this machine lacks, or nothing."""
-    return "" if _postgres() is not None else "no PostgreSQL server here: apt-get install postgresql"
-
-
-def _postgres() -> Path | None:
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
-    named = shutil.which("initdb")
-    return found[-1].parent if found else Path(named).parent if named else None
+    return "" if postgres() is not None else "no PostgreSQL server here: apt-get install postgresql"
 
 
 def _user() -> str | None:
@@ -64,7 +59,7 @@ class Archive:
 
     def start_database(self) -> None:
         """An empty database, once."""
-        user, binaries = _user(), _postgres()
+        user, binaries = _user(), postgres()
         assert binaries is not None
         if user is not None:
             shutil.chown(self._data, user)
