@@ -1,6 +1,7 @@
 # make demo   see it work: a recorded training run, from a real API server into a real MLflow  (PODS=1: in real pods)
 # make demo-down  stop what the demo left running
 # make test   everything: style, types, floors, unit, property, contract, cluster and end-to-end tests
+#             (STORMS=1: and the storms, minutes of kills and restarts, as in CI)
 # make lint   only style, types and floors           make bench         the budgets, measured beside their anchors
 # make chaos SEED=n  break all around the operator, and judge what the trackers hold  (RUNS=150: shorter than 500 runs)
 # make cluster  a real cluster on this machine       make cluster-down  take it away again
@@ -37,7 +38,7 @@ demo-down: env
 
 test: env lint
 	@$(if $(CONTEXT),,python3 deploy/local/cluster.py up --tier $(TIER))
-	@$(RUN) pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder $(if $(CONTEXT),--context $(CONTEXT)) $(PYTEST_FLAGS)
+	@$(RUN) pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder $(if $(STORMS),--storms) $(if $(CONTEXT),--context $(CONTEXT)) $(PYTEST_FLAGS)
 
 lint: env
 	@$(RUN) ruff check .

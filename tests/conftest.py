@@ -49,6 +49,7 @@ def _logs_as_before():
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--context", help="kubeconfig context of a cluster to use; nothing is built then")
+    parser.addoption("--storms", action="store_true", default=IN_CI, help="the storms as well (in CI they always are)")
 
 
 def tier_of(keywords) -> str:
@@ -59,6 +60,14 @@ def tier_of(keywords) -> str:
 LONG_MINUTES = 4
 
 
+def _leave_out_storms(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what CI alone has the time for, unless its file is named."""
+    named = " ".join(config.args)
+    storms = {i for i in items if i.get_closest_marker("storm") and i.location[0].rsplit("/", 1)[-1] not in named}
+    config.hook.pytest_deselected(items=sorted(storms, key=lambda item: item.nodeid))
+    items[:] = [item for item in items if item not in storms]
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Cheap tests first, so that a slip shows before a cluster is needed.
@@ -66,6 +75,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     Several workers take a file each: of those that need a cluster the longer begin earlier, and the longest before all
     else, for what begins last alone decides when all is over. They mostly wait; the cheap tests fill the gaps.
     """
+    if not config.getoption("--storms"):
+        _leave_out_storms(config, items)
     several = hasattr(config, "workerinput")
     minutes: dict[str, int] = defaultdict(int)
     for item in items if several else ():
@@ -97,6 +108,10 @@ def pytest_terminal_summary(terminalreporter, exitstatus, config) -> None:
         terminalreporter.write_line(
             f"{tier:7} {n['passed']:5} passed {n['failed']:4} failed {n['skipped']:4} skipped {seconds[tier]:7.1f} s"
             f"   {SEES[tier]}"
+        )
+    if not config.getoption("--storms"):
+        terminalreporter.write_line(
+            "storms  minutes of kills and restarts: not run; CI runs them, and make test STORMS=1"
         )
 
 

@@ -18,7 +18,7 @@ from tests.real.proxy import Proxy, Seen
 from pipetrail import api
 from pipetrail.kube import ARGO, TRACKED_RUNS
 
-pytestmark = [pytest.mark.api, pytest.mark.mlflow]
+pytestmark = [pytest.mark.minutes(1), pytest.mark.api, pytest.mark.mlflow]
 
 QUICK = {"concurrency": 8, "requestsPerSecond": 200}
 FAST = 40.0

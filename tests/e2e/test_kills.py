@@ -55,6 +55,7 @@ def schedule(rng: random.Random) -> tuple[list[Moment], int, int]:
 
 @pytest.mark.api
 @pytest.mark.slow
+@pytest.mark.storm
 @pytest.mark.minutes(8)
 async def test_forty_live_runs_arrive_once_and_whole_in_three_trackers_though_the_operator_is_killed_30_times(
     stage: Stage, tracker: Server, tmp_path: Path

@@ -28,7 +28,7 @@ from pipetrail.kube import TRACKED_RUNS
 from pipetrail.readers import argo as objects
 from pipetrail.sources import argo
 
-pytestmark = [pytest.mark.api, pytest.mark.mlflow, pytest.mark.slow, pytest.mark.minutes(6)]
+pytestmark = [pytest.mark.api, pytest.mark.mlflow, pytest.mark.slow, pytest.mark.storm, pytest.mark.minutes(4)]
 
 NAMESPACES = 6
 EACH = 2  # runs of each namespace between two changes
