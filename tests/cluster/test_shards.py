@@ -19,7 +19,7 @@ from pipetrail.kube import Kube
 from pipetrail.settings import Settings
 from pipetrail.shards import TOP, WHOLE
 
-pytestmark = [pytest.mark.minutes(2), pytest.mark.api]
+pytestmark = [pytest.mark.minutes(3), pytest.mark.api]
 
 WORKFLOWS = "/apis/argoproj.io/v1alpha1/workflows"
 NEVER_S = 4.0  # what takes a second or two if it happens at all

@@ -22,7 +22,7 @@ from tests.real.proxy import Answer, Pass, Proxy
 from pipetrail.kube import ARGO
 from pipetrail.readers.archive import ArchiveFailed, ArgoArchive
 
-pytestmark = [pytest.mark.minutes(1), pytest.mark.api, pytest.mark.mlflow, pytest.mark.slow]
+pytestmark = [pytest.mark.minutes(3), pytest.mark.api, pytest.mark.mlflow, pytest.mark.slow]
 
 
 def tool_of(stage: Stage, name: str) -> Path:
