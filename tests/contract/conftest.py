@@ -20,13 +20,8 @@ def plain_mlflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 @pytest.fixture(scope="session")
 def login_mlflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server with MLflow's basic auth."""
-    server = real_mlflow.with_login(tmp_path_factory.mktemp("mlflow-login"))
-    server.start(bound=True)
-    try:
-        server.wait()
+    with real_mlflow.running(real_mlflow.with_login(tmp_path_factory.mktemp("mlflow-login"))) as server:
         yield server
-    finally:
-        server.stop()
 
 
 @pytest.fixture(scope="session")

@@ -161,10 +161,14 @@ def with_login(folder: Path, *, port: int = 0) -> Server:
     )  # fmt: skip
 
 
-@contextlib.contextmanager
-def serving(folder: Path, *, port: int = 0) -> Iterator[Server]:
+def serving(folder: Path, *, port: int = 0) -> contextlib.AbstractContextManager[Server]:
     """A plain server that answers, stopped at the end."""
-    server = plain(folder, port=port)
+    return running(plain(folder, port=port))
+
+
+@contextlib.contextmanager
+def running(server: Server) -> Iterator[Server]:
+    """`server`, started and answering, stopped at the end."""
     server.start(bound=True)
     try:
         server.wait()

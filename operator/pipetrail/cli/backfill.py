@@ -153,10 +153,7 @@ async def _asked(
 
 def _under_way(target: api.FoundTarget) -> BackfillWish | None:
     """What the target's annotation asks for, if an operator is at it or will be."""
-    try:
-        wish = api.backfill_wish(target.backfill) if target.backfill else None
-    except (ValueError, msgspec.DecodeError):
-        return None
+    wish = _wish(target.backfill)
     said = target.backfilled
     over = wish is not None and said is not None and said.asked == wish.number and said.over
     return None if over else wish
@@ -195,11 +192,16 @@ async def _followed(kube: Kube, ref: api.TargetRef, wish: BackfillWish) -> Backf
 
 
 def _annotation(body: Any) -> str:
-    text = (body["metadata"].get("annotations") or {}).get(api.BACKFILL_ANNOTATION, "")
+    wish = _wish((body["metadata"].get("annotations") or {}).get(api.BACKFILL_ANNOTATION, ""))
+    return "" if wish is None else wish.number
+
+
+def _wish(text: str) -> BackfillWish | None:
+    """What an annotation asks for; null if there is none, or it can't be read."""
     try:
-        return api.backfill_wish(text).number
+        return api.backfill_wish(text)
     except (ValueError, msgspec.DecodeError):
-        return ""
+        return None
 
 
 class _Shown:

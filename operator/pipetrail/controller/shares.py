@@ -225,9 +225,8 @@ class Several:
         stands = await self._stands(plan)
         if isinstance(stands, str):
             return stands
-        again = await self._plans.read(
-            self._stand.epoch
-        )  # who did not see us acknowledge had the next epoch before we did
+        # Who did not see us acknowledge had the next epoch before we did.
+        again = await self._plans.read(self._stand.epoch)
         if again is None or again.epoch != plan.epoch:
             return "a new cut is acknowledged"
         start = self._start(plan, stands)

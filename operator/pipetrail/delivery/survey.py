@@ -270,7 +270,7 @@ class Survey:
             observe.log().info("recalled", run=f"{run[0]}/{name}", cause="its end is in Argo's archive")
             self._offer(state)
         if unknown:
-            self._again(AGAIN_S if not silent else HELD_EVERY_S)
+            self._again(self.held_every_s if silent else AGAIN_S)
         return lacking, unknown
 
     async def _hold(self, orphans: Set[RunId], *, complete: bool, too_many: bool) -> None:
