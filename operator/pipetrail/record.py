@@ -318,6 +318,21 @@ class Record(Frozen, frozen=True):
     partial: tuple[Partial, ...] = ()
 
 
+class Unread(Frozen, frozen=True):
+    """What a later capture of the same run may still give: of `steps`, by their indexes; of the run's `structure`."""
+
+    steps: frozenset[int] = frozenset()
+    structure: bool = False
+
+    @property
+    def nothing(self) -> bool:
+        """All that there is was read."""
+        return not self.steps and not self.structure
+
+
+ALL_READ: Final = Unread()
+
+
 def plain(value: Any) -> Any:
     """Anything of this module as JSON values: times as RFC 3339 text, non-finite floats as their names."""
     return _finite(msgspec.to_builtins(value, builtin_types=(float,)))

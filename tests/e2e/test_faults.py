@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import pytest_asyncio
 from tests.cluster.fixtures import Cluster, Kubectl, connect, sweep
@@ -186,6 +187,31 @@ async def test_a_metric_that_mlflow_refuses_stands_alone_and_the_rest_lands(
     found = await differences(house, stage, "run", mlflow.url)
     assert all("points are missing" in text and unwelcome in text for text in found)
     assert len(found) == 3  # one in each turn of the sweep, and nothing else
+
+
+async def test_what_a_store_does_not_give_yet_waits_with_all_that_depends_on_it(
+    house: House, stage: Stage, mlflow: Proxy
+) -> None:
+    """A tracker can't take a point back: a loop's min and max wait for its last turn, a name for all of its sources."""
+    await stage.target("mlflow", mlflow.url, delivery=QUICK, capture={"stdout": "On"})
+    assert stage.store is not None
+    port = free_port()
+    async with Proxy(stage.store.endpoint, port=port, host=f"127.0.0.1:{port}") as store:  # the host is signed
+        stage.store = msgspec.structs.replace(stage.store, endpoint=store.url)
+        file, log = "2310913043/metrics.json", "3107085649/main.log"
+        store.decide = lambda seen: Answer(503) if seen.method == "GET" and seen.path.endswith((file, log)) else Pass()
+        await stage.play("churn-sweep", run="run", speed=FAST)
+
+        async def told() -> bool:
+            (tracked,) = await stage.tracked("run")
+            return bool((tracked.get("status") or {}).get("partial"))
+
+        await until("what is missing is told", told)
+        held = {run.name: run.points for run in await oracle.held(house.tracker.url)}
+        assert {name: len(points) for name, points in held.items()} == {"Churn sweep · run": 2, "train depth=4": 9}
+        store.decide = lambda _seen: Pass()
+        await stage.reaches("run", "Synced")
+        assert await differences(house, stage, "run", mlflow.url) == []
 
 
 async def test_a_dead_tracker_delays_no_other(house: House, stage: Stage, mlflow: Proxy) -> None:

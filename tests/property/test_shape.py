@@ -8,7 +8,18 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from tests.unit.shape_cases import at, policy, record, step, tree
 
-from pipetrail.record import Attempt, FromFile, FromParameter, FromStdout, LoopItem, Outcome, Outputs, Point, to_json
+from pipetrail.record import (
+    Attempt,
+    FromFile,
+    FromParameter,
+    FromStdout,
+    LoopItem,
+    Outcome,
+    Outputs,
+    Point,
+    Unread,
+    to_json,
+)
 from pipetrail.redact import redact
 
 LAYOUTS = ("Auto", "Flat", "Nested", "Siblings")
@@ -96,6 +107,21 @@ def test_points_of_a_live_run_are_all_in_its_later_trees(steps, now, layout):
     live = held(tree(record(*as_it_stood(steps, now), status="running"), policy(layout)))
     ended = held(tree(record(*steps), policy(layout)))
     assert {p: n for p, n in live.items() if ended.get(p, 0) < n} == {}
+
+
+@given(ended_steps(), st.integers(0, 500), st.sampled_from(LAYOUTS), st.data())
+def test_points_of_a_run_that_was_read_in_part_are_all_in_its_later_trees(steps, now, layout, data):
+    """Of some steps a part of the sources could not be read yet, whether or not the run still goes."""
+    status = data.draw(st.sampled_from(["running", "succeeded"]))
+    stood = as_it_stood(steps, now) if status == "running" else steps
+    unread = data.draw(st.frozensets(st.integers(0, max(0, len(steps) - 1)), min_size=1))
+    read = [
+        msgspec.structs.replace(s, points=tuple(p for p in s.points if data.draw(st.booleans()))) if n in unread else s
+        for n, s in enumerate(stood)
+    ]
+    part = held(tree(record(*read, status=status), policy(layout), unread=Unread(steps=unread)))
+    whole = held(tree(record(*steps), policy(layout)))
+    assert {p: n for p, n in part.items() if whole.get(p, 0) < n} == {}
 
 
 @given(ended_steps(), st.sampled_from(LAYOUTS))

@@ -8,7 +8,7 @@ from pipetrail import api, capture
 from pipetrail.capture import FileCache, Limits, Wants
 from pipetrail.formats import Note, tail
 from pipetrail.readers import Blob, Fetched
-from pipetrail.record import FromFile, FromParameter, FromStdout, Html, Markdown
+from pipetrail.record import FromFile, FromParameter, FromStdout, Html, Markdown, Unread
 from pipetrail.sources import FileRef, LogRef, S3Location
 
 ALL = Wants(stdout=True, logs="Always")
@@ -130,10 +130,10 @@ async def test_what_a_store_could_not_give_now_is_asked_again_and_partial():
     cache, shelf = FileCache(), Shelf(files={"a": refused})
     record = await captured(reading("a"), shelf, cache=cache)
     assert [(p.reason, p.step) for p in record.partial] == [("StoreForbidden", "a")]
-    assert (cache.again, record.steps[0].artifacts[0].present) == (True, None)
+    assert (cache.unread.steps, record.steps[0].artifacts[0].present) == ({0}, None)
     shelf.files["a"] = '{"x": 1}'
     mended = await captured(reading("a"), shelf, cache=cache)
-    assert ([p.value for p in mended.steps[0].points], mended.partial, cache.again) == ([1], (), False)
+    assert ([p.value for p in mended.steps[0].points], mended.partial, cache.unread.nothing) == ([1], (), True)
 
 
 async def test_an_absent_artifact_is_absent_and_the_other_files_count():
@@ -192,7 +192,7 @@ async def test_what_takes_too_long_is_partial_and_the_record_still_comes():
     record = await captured(
         reading("a"), Shelf(files={"a": "{}"}, slow_s=5.0), cache=cache, limits=Limits(seconds=0.05)
     )
-    assert ([p.reason for p in record.partial], cache.again) == (["CaptureTimeout"], True)
+    assert ([p.reason for p in record.partial], cache.unread.steps) == (["CaptureTimeout"], {0})
 
 
 def test_a_cache_is_bounded():
@@ -270,10 +270,10 @@ async def test_a_listed_figure_that_can_not_be_had_now_is_asked_for_again():
     of, shelf, cache = replace(reading(), files=(listed,), logs=()), Views(), FileCache()
     shelf.page = Fetched(present=None, notes=(Note(reason="StoreUnreachable", message="away"),), again=True)
     record = await captured(of, shelf, cache=cache)
-    assert (cache.again, record.steps[0].figures) == (True, (Markdown(text="# In the file"),))
+    assert (cache.unread.steps, record.steps[0].figures) == ({0}, (Markdown(text="# In the file"),))
     shelf.page = None
     record = await captured(of, shelf, cache=cache)
-    assert (cache.again, len(record.steps[0].figures)) == (False, 2)
+    assert (cache.unread.nothing, len(record.steps[0].figures)) == (True, 2)
 
 
 LAUNCHED = """I1123 20:21:06.346828 15 launcher_v2.go:1230] ExecutorOutput: {
@@ -308,4 +308,4 @@ async def test_a_launchers_log_is_not_fetched_for_a_target_that_takes_no_metrics
 async def test_a_reading_that_may_tell_more_later_is_made_again():
     cache = FileCache()
     await captured(replace(reading(), again=True), Shelf(), cache=cache)
-    assert cache.again
+    assert cache.unread == Unread(structure=True)

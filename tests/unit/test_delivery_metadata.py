@@ -6,11 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from msgspec.structs import replace
 
-from pipetrail import capture, recording
-from pipetrail.delivery.metadata import Said, certain
-from pipetrail.record import Point
+from pipetrail import capture
+from pipetrail.delivery.metadata import Said
 from pipetrail.recording import RecordedReader
 from pipetrail.sources import argo
 from pipetrail.sources.kfp_v2.metadata import Metadata, NoMetadata
@@ -101,19 +99,3 @@ async def test_any_body_has_a_moment(status):
         said = Said()
         asked = said.at(body, reader)
         assert await asked.metadata("n", "r") == await asked.metadata("n", "r")
-
-
-async def test_what_the_store_has_cut_waits_while_something_may_yet_be_read():
-    stored = recording.load(KFP / "iris-cached")
-    body, facts = stored.fold()
-    reader = stored.reader()
-    reading = await capture.reading(body, facts, reader, cluster="c")
-    record = await capture.capture(reading, reader, capture.EVERYTHING)
-    train = next(step for step in record.steps if step.path == "train")
-    assert {p.key for p in train.points if not p.exact} == {
-        "accuracy", "big", "epochs_done", "loss", "name with space/slash", "zero",
-    }  # fmt: skip
-    kept = next(step for step in certain(record).steps if step.path == "train")
-    assert {p.key for p in kept.points if p.step is None} == {"Output", "converged"}
-    exact: list[Point] = [p for p in train.points if p.exact]
-    assert kept == replace(train, points=tuple(exact))

@@ -5,7 +5,7 @@ from typing import Final
 
 from pipetrail.formats import Note
 from pipetrail.formats.executor_output import LauncherLog
-from pipetrail.record import Figure, Frozen, Point
+from pipetrail.record import ALL_READ, Figure, Frozen, Point, Unread
 
 
 class Got(Frozen, frozen=True):
@@ -26,14 +26,14 @@ class FileCache:
     """What was fetched for one live run, so that each update fetches only what is new.
 
     Kept by node, pod, artifact and place: another attempt or an ``argo retry`` is another content under the same key in
-    the store. `again` is true if the last capture missed something that a later one may get.
+    the store. `unread` is what the last capture missed and a later one may get.
     """
 
     MAX: Final = 10_000
 
     def __init__(self) -> None:
         self._got: OrderedDict[bytes, Got] = OrderedDict()
-        self.again = False
+        self.unread: Unread = ALL_READ
 
     def get(self, key: bytes) -> Got | None:
         """What is known under `key`."""

@@ -14,7 +14,7 @@ from pipetrail.capture.merging import merged
 from pipetrail.capture.wants import Limits, Wants
 from pipetrail.formats import Content, Note, RawPoint, executor_output, metrics, pages, stdout, tail, views
 from pipetrail.readers import Blob, Fetched, Reader
-from pipetrail.record import Figure, FromFile, FromStdout, Partial, Point, PointSource, Record
+from pipetrail.record import Figure, FromFile, FromStdout, Partial, Point, PointSource, Record, Unread
 from pipetrail.sources import FileRef, GcsLocation, Location, LogRef, Reading, S3Location, Unreadable
 
 _BIG: Final = 256 << 10
@@ -34,7 +34,7 @@ class Capture:
         self._slots = asyncio.Semaphore(limits.at_once)
         self._fetches = 0
         self._bytes = 0
-        cache.again = reading.again
+        self._missed: set[int] = set()
 
     async def run(self) -> Record:
         """Fetch, read and merge."""
@@ -48,9 +48,9 @@ class Capture:
         except TimeoutError:
             said = f"files and logs were not read within {self._limits.seconds:.0f} s"
             late = (Partial(reason="CaptureTimeout", message=said),)
-            self._cache.again = True
-            got_files = [self._known(self._file_key(ref)) for ref in files]
-            got_logs = [self._known(self._log_key(ref)) for ref in logs]
+            got_files = [self._known(ref, self._file_key(ref)) for ref in files]
+            got_logs = [self._known(ref, self._log_key(ref)) for ref in logs]
+        self._cache.unread = Unread(steps=frozenset(self._missed), structure=self._reading.again)
         of_files, of_logs = zip(files, got_files, strict=True), zip(logs, got_logs, strict=True)
         return merged(self._record, of_files, of_logs, most=self._limits.points, late=late)
 
@@ -103,7 +103,7 @@ class Capture:
             figures += content.figures
             notes += (Note(reason=n.reason, message=f"{blob.path}: {n.message}") for n in content.notes)
             points += self._points(content.points, ref, partial(_from_file, ref.artifact, blob.path))
-        return self._keep(key, fetched, Got(points=tuple(points), figures=tuple(figures), notes=tuple(notes)))
+        return self._keep(ref, key, fetched, Got(points=tuple(points), figures=tuple(figures), notes=tuple(notes)))
 
     async def _views(self, blob: Blob, ref: FileRef) -> tuple[Content, bool]:
         """The figures that the file lists; the second value is true if a later try may give more of them."""
@@ -158,7 +158,7 @@ class Capture:
             launcher=launcher,
             tail=tail.read(data) if self._tail_wanted(ref) else None,
         )
-        return self._keep(key, fetched, got)
+        return self._keep(ref, key, fetched, got)
 
     async def _fetch(self, work: Callable[[], Awaitable[Fetched]]) -> Fetched:
         if self._fetches >= self._limits.fetches or self._bytes >= self._limits.bytes:
@@ -170,18 +170,21 @@ class Capture:
         self._bytes += sum(len(b.data) for b in fetched.blobs)
         return fetched
 
-    def _keep(self, key: bytes, fetched: Fetched, got: Got) -> Got:
+    def _keep(self, ref: FileRef | LogRef, key: bytes, fetched: Fetched, got: Got) -> Got:
         got = replace(
             got, present=fetched.present, size=fetched.size, digest=fetched.digest, media_type=fetched.media_type
         )
         if fetched.again:
-            self._cache.again = True
+            self._missed.add(ref.step)
         else:
             self._cache.put(key, got)
         return got
 
-    def _known(self, key: bytes) -> Got:
-        return self._cache.get(key) or Got()
+    def _known(self, ref: FileRef | LogRef, key: bytes) -> Got:
+        if (known := self._cache.get(key)) is not None:
+            return known
+        self._missed.add(ref.step)
+        return Got()
 
     def _file_key(self, ref: FileRef) -> bytes:
         # A step's index changes as the run grows.

@@ -15,7 +15,6 @@ from pipetrail.delivery.courier import LOOK_AGAIN_S, Courier, Differs, Progress
 from pipetrail.delivery.lane import Done, Later, Verdict
 from pipetrail.delivery.ledger import Entry, Ledger
 from pipetrail.delivery.memo import Memo, Moment
-from pipetrail.delivery.metadata import certain
 from pipetrail.delivery.namespaces import Namespaces
 from pipetrail.delivery.recall import Found, Recall
 from pipetrail.delivery.roster import Seat
@@ -24,7 +23,7 @@ from pipetrail.kube import Kube, KubeError
 from pipetrail.readers import Reader
 from pipetrail.readers import argo as objects
 from pipetrail.readers.overflow import OverflowFailed
-from pipetrail.record import Record
+from pipetrail.record import ALL_READ, Record, Unread
 from pipetrail.settings import Settings
 from pipetrail.sources import Reading, argo
 from pipetrail.targets.target import TrackerRun, Tree
@@ -70,9 +69,12 @@ class Deliveries:
             return Later(after_s=0.05, trouble=False) if kept else Done()  # it was put aside while we looked
         record = found.record
         progress = await self.begun(seat, state, found)
-        waits = found.again and progress.missing_for_s() < api.seconds(seat.spec.delivery.max_elapsed)
+        unread = found.unread
+        if not unread.nothing and progress.missing_for_s() >= api.seconds(seat.spec.delivery.max_elapsed):
+            unread = ALL_READ  # it will not come: what there is goes as it is
+        waits = not unread.nothing
         try:
-            tree = self._tree(seat, progress.entry, certain(record) if waits else record)
+            tree = self._tree(seat, progress.entry, record, unread)
             settled = await courier.deliver(progress, tree, record, reopened=reopened, waits=waits)
         except Differs:
             await self._next_attempt(seat, state, progress, record)
@@ -124,8 +126,8 @@ class Deliveries:
             return None  # a tracker fixes a run's start when it is made, so we wait until it has one
         if entry is not None and entry.reopened(state.header.generation) and not outcome.settled:
             return None  # whether a retried run changes what was delivered is known when it has ended
-        record, again = await self._record(state, reading, moment, pinned)
-        return Found(record=record, policy=pinned, again=again)
+        record, unread = await self._record(state, reading, moment, pinned)
+        return Found(record=record, policy=pinned, unread=unread)
 
     async def begun(self, seat: Seat, state: RunState, found: Found) -> Progress:
         """How far the delivery is; its intent stands."""
@@ -211,19 +213,19 @@ class Deliveries:
 
     async def _record(
         self, state: RunState, reading: Reading, moment: Moment, pinned: api.Policy
-    ) -> tuple[Record, bool]:
-        """The whole record, redacted; the second value is true if a later capture may give more (a store was away)."""
+    ) -> tuple[Record, Unread]:
+        """The whole record, redacted, and what of it a later capture may still give (a store was away)."""
         async with state.capturing:
             made = self._memo.get(state.uid, pinned.digest, moment)
             if made is not None:
-                return made, False
+                return made, ALL_READ
             files = state.files
             captured = await capture.capture(reading, self._reader, capture.wants(pinned), files)
-            again = files.again
+            unread = files.unread
         made = redact.redact(captured, additional_keys=pinned.redact.additional_keys)
-        if not again:
+        if unread.nothing:
             self._memo.put(state.uid, pinned.digest, moment, made)
-        return made, again
+        return made, unread
 
     async def _begin(self, seat: Seat, state: RunState, entry: Entry | None, found: Found) -> Progress:
         """Where a delivery starts from: its intent, written now if it wasn't."""
@@ -312,13 +314,13 @@ class Deliveries:
         read = await self._read(state)
         if read is None:
             return None
-        record, again = await self._record(state, *read, pinned)
-        return Found(record=record, policy=pinned, again=again)
+        record, unread = await self._record(state, *read, pinned)
+        return Found(record=record, policy=pinned, unread=unread)
 
-    def _tree(self, seat: Seat, entry: Entry, record: Record) -> Tree:
+    def _tree(self, seat: Seat, entry: Entry, record: Record, unread: Unread) -> Tree:
         """The tracker runs, in the experiment that was named when the run was first seen."""
         spec = entry.spec
-        tree = self._shape(seat, record, spec.policy, attempt=spec.attempt, supersedes=spec.supersedes)
+        tree = self._shape(seat, record, spec.policy, attempt=spec.attempt, supersedes=spec.supersedes, unread=unread)
         if not spec.experiment or tree.parent.experiment == spec.experiment:
             return tree
 
@@ -327,10 +329,13 @@ class Deliveries:
 
         return Tree(parent=pin(tree.parent), children=tuple(pin(child) for child in tree.children))
 
-    def _shape(self, seat: Seat, record: Record, pinned: api.Policy, *, attempt: int = 1, supersedes: str = "") -> Tree:
+    def _shape(
+        self, seat: Seat, record: Record, pinned: api.Policy, *, attempt: int = 1, supersedes: str = "",
+        unread: Unread = ALL_READ,
+    ) -> Tree:  # fmt: skip
         return shape.shape(
             record, pinned, places=self._settings.places, cluster_target=seat.ref.kind == "ClusterTrackingTarget",
-            attempt=attempt, supersedes=supersedes,
+            attempt=attempt, supersedes=supersedes, unread=unread,
         )  # fmt: skip
 
 

@@ -160,7 +160,7 @@ class Keeper:
         if seat.ref in refused:
             refused.discard(seat.ref)
             await self._say(seat, state, "", "")
-        return not found.again
+        return found.unread.nothing
 
     def _cover(self, state: RunState, ref: TargetRef, found: Found, data: bytes) -> Cover:
         return Cover(

@@ -11,10 +11,7 @@ import asyncio
 from collections.abc import Mapping
 from typing import Any, Final
 
-from msgspec.structs import replace
-
 from pipetrail.readers import Fetched, Reader
-from pipetrail.record import Record
 from pipetrail.sources import FileRef, LogRef
 from pipetrail.sources.argo.nodes import TERMINAL
 from pipetrail.sources.kfp_v2.metadata import Metadata, NoMetadata
@@ -71,15 +68,6 @@ class _Reminded:
     async def metadata(self, namespace: str, run_id: str) -> Metadata:
         """What KFP's metadata store says of the run."""
         return await self._said.metadata(self._reader, self._moment, namespace, run_id)
-
-
-def certain(record: Record) -> Record:
-    """`record` without the numbers that the store has cut, for as long as the exact ones may still be read.
-
-    They are in the launchers' logs, which may be away for a moment; and a tracker can't take a value back.
-    """
-    steps = (replace(step, points=tuple(p for p in step.points if p.exact)) for step in record.steps)
-    return replace(record, steps=tuple(steps))
 
 
 def _moment(body: Any) -> Moment:

@@ -11,19 +11,19 @@ from pipetrail.delivery.notices import of_run
 from pipetrail.delivery.outbox import Torn
 from pipetrail.delivery.runs import RunState
 from pipetrail.kube import Kube
-from pipetrail.record import Frozen, Record
+from pipetrail.record import ALL_READ, Frozen, Record, Unread
 
 
 class Found(Frozen, frozen=True):
     """The record that is to be delivered now.
 
-    `again` is true if a later look may give more (a store was away). `spec` is the intent that its copy holds, where
+    `unread` is what a later look may still give (a store was away). `spec` is the intent that its copy holds, where
     the record comes from one.
     """
 
     record: Record
     policy: api.Policy
-    again: bool = False
+    unread: Unread = ALL_READ
     spec: api.TrackedRunSpec | None = None
 
 

@@ -5,15 +5,17 @@ hold, and tests/property/test_shape.py tries them: the same record and policy gi
 points and figures of a live run's tree are all in every later tree of that run. So nothing is decided by what may
 still come:
 
-- A step's points and figures arrive together, when its last attempt has ended (capture's promise).
+- A step's points and figures arrive together, when its last attempt has ended and all of its files and logs that can
+  be had were read: what a point is called depends on the step's other sources (merging.py).
 - A child is made for a turn when its first point or figure is there; what it is called depends on the turn and
   earlier ones.
-- ``<step>/<metric>.min`` and ``.max`` over the turns of a loop are sent when the run has ended: until then Argo may
-  still add turns (``parallelism``), and a point that was sent can't be taken back. Of a curve its last value counts.
+- ``<step>/<metric>.min`` and ``.max`` over the turns of a loop are sent when the run has ended and nothing is unread:
+  until then Argo may still add turns (``parallelism``), and a point that was sent can't be taken back. Of a curve its
+  last value counts.
 
 Exceptions, which delivery reports as ``Corrected``: a node that says otherwise than its task result did; outputs of a
 killed step that come after the run's end (they may move a loop's min and max); a run that is retried; and, only with a
-``naming.metric`` without {step}, two steps that share a key of which the one that ended later was seen first.
+``naming.metric`` without {step}, two steps that share a key of which the one that ended later was seen or read first.
 """
 
 import hashlib
@@ -24,7 +26,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from pipetrail.api import Policy
-from pipetrail.record import Number, Point, Record, Status, Step
+from pipetrail.record import ALL_READ, Number, Point, Record, Status, Step, Unread
 from pipetrail.settings import Places
 from pipetrail.shape import facts, files, merging, names, note, selection
 from pipetrail.shape.changes import Changes
@@ -65,24 +67,30 @@ class _Loop:
 
 
 def shape(
-    record: Record, policy: Policy, *, places: Places, cluster_target: bool, attempt: int = 1, supersedes: str = ""
-) -> Tree:
+    record: Record, policy: Policy, *, places: Places, cluster_target: bool, attempt: int = 1, supersedes: str = "",
+    unread: Unread = ALL_READ,
+) -> Tree:  # fmt: skip
     """The tracker runs of `record` (redacted already) under the policy that is pinned for it.
 
     `attempt` counts the tracker runs of one run: one that was retried with other values is a new one, `supersedes` the
-    name or key of the one before it.
+    name or key of the one before it. Of what is `unread` nothing is decided yet.
     """
-    return _Shaping(facts.in_texts(record), policy, places, attempt, supersedes).tree(cluster_target=cluster_target)
+    shaping = _Shaping(facts.in_texts(record), policy, places, attempt, supersedes, unread)
+    return shaping.tree(cluster_target=cluster_target)
 
 
 class _Shaping:
-    def __init__(self, record: Record, policy: Policy, addresses: Places, attempt: int, supersedes: str) -> None:
+    def __init__(
+        self, record: Record, policy: Policy, addresses: Places, attempt: int, supersedes: str, unread: Unread
+    ) -> None:
         self.record = record
         self.naming = policy.naming
         self.capture = policy.capture
         self.addresses = addresses
         self.attempt = attempt
         self.supersedes = supersedes
+        self.all_read = unread.nothing
+        self.unread = {identity(s.path, s.iteration) for n, s in enumerate(record.steps) if n in unread.steps}
         self.root = names.root_key(record, attempt)
         self.changes = Changes()
         self.known = facts.Known(record)
@@ -108,7 +116,7 @@ class _Shaping:
                 self._without_child(draft, parent)
         first = {path: n for n, path in reversed([*enumerate(path for path, _ in drafts)])}
         made.sort(key=lambda d: _shown(d.child, first))
-        if self.record.outcome.settled:
+        if self.record.outcome.settled and self.all_read:
             self._loops(parent)
         experiment = names.experiment(self.record, self.naming, cluster_target=cluster_target)
         children = tuple(self._child(draft, experiment) for draft in made)
@@ -126,7 +134,7 @@ class _Shaping:
 
     def _without_child(self, draft: _Draft, parent: _Draft) -> None:
         """A turn that ended without a point: its outputs stand on the parent, told apart by the turn's label."""
-        if not all(p.step.outcome.settled for p in draft.places):
+        if not all(p.step.outcome.settled and not self._waits(p.step) for p in draft.places):
             return
         for place in draft.places:
             prefix = names.joined(place.step.path, place.turn.in_key if place.turn else "", by=".")
@@ -138,6 +146,8 @@ class _Shaping:
         step = place.step
         chosen = selection.select(step, self.capture, self.changes)
         draft.tags.update(facts.output_tags(place, chosen.outputs, self.capture))
+        if self._waits(step):
+            return
         sent = merging.merge(chosen.points, self.changes, step=step.path)
         ids: dict[str, str] = {}
         for key, point in sent:
@@ -151,6 +161,9 @@ class _Shaping:
             loop.finished = max(loop.finished, step.finished or _EPOCH)
             for key, point in _lasts(sent).items():
                 loop.lasts.setdefault(key, []).append(point.value)
+
+    def _waits(self, step: Step) -> bool:
+        return identity(step.path, step.iteration) in self.unread
 
     def _ended(self, step: Step) -> datetime | None:
         """The time of a step's figures, which have none of their own; none yet while it runs."""
