@@ -14,12 +14,14 @@ from tests.bench import (
     boards,
     counts,
     events,
+    growth,
     latency,
     memory,
     metadata,
     neighbour,
     shards,
     startup,
+    throughput,
     trackers,
     waiting,
     workers,
@@ -34,6 +36,7 @@ MEASUREMENTS: Final[dict[str, Callable[[Place], Awaitable[list[Row]]]]] = {
     "waiting": waiting.measure,
     "startup": startup.measure,
     "tracker": trackers.measure,
+    "throughput": throughput.measure,
     "boards": boards.measure,
     "workers": workers.measure,
     "requests": counts.measure,
@@ -41,6 +44,7 @@ MEASUREMENTS: Final[dict[str, Callable[[Place], Awaitable[list[Row]]]]] = {
     "latency": latency.measure,
     "neighbour": neighbour.measure,
     "shards": shards.measure,
+    "growth": growth.measure,
 }
 
 

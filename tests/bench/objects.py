@@ -76,7 +76,7 @@ def workflow(n: int) -> dict[str, Any]:
 async def make(kube: Kube, namespace: str, wanted: range) -> None:
     """Make those Workflows."""
     path = f"{ARGO}/namespaces/{namespace}/workflows"
-    await _at_once(kube.post(path, workflow(n)) for n in wanted)
+    await at_once(kube.post(path, workflow(n)) for n in wanted)
 
 
 async def stir(kube: Kube, namespace: str, n: int, updates: int, rounds: "itertools.count[int]") -> None:
@@ -88,7 +88,7 @@ async def stir(kube: Kube, namespace: str, n: int, updates: int, rounds: "iterto
         said = {"message": f"round {next(rounds)}"}
         return kube.patch(f"{path}/{which}", {"status": {"nodes": {f"{which}-{k % (NODES - 1)}": said}}})
 
-    await _at_once(one(k) for k in range(updates))
+    await at_once(one(k) for k in range(updates))
 
 
 async def remove(kube: Kube, namespace: str, n: int) -> None:
@@ -102,7 +102,7 @@ async def delete_all(kube: Kube, path: str, selector: str) -> None:
     await kube._json("DELETE", path, query={"labelSelector": selector}, timeout_s=120)
 
 
-async def _at_once(calls: Iterable[Awaitable[Any]]) -> None:
+async def at_once(calls: Iterable[Awaitable[Any]]) -> None:
     """All calls, a dozen at a time, none made before its turn."""
     waiting = iter(calls)
 

@@ -101,7 +101,7 @@ async def _settled(place: Place, n: int) -> None:
             generation=begun, steps=14, metrics=14, opened_at=ledgers.now(), settled_at=ledgers.now(),
         )  # fmt: skip
 
-    await objects._at_once(one(k) for k in range(n))
+    await objects.at_once(one(k) for k in range(n))
 
 
 @asynccontextmanager

@@ -1,6 +1,7 @@
-"""A process that delivers runs of 10 params and 20 metrics to a real MLflow: `ours|client URL RUNS`, then says its CPU.
+"""A process that delivers runs of 10 params and 20 metrics: `ours|client URL RUNS` or `bare URL RUNS FILE`.
 
-*ours* is the courier with the MLflow target and a ledger that writes nowhere; *client* is MLflow's own.
+*ours* is the courier with the MLflow target and a ledger that writes nowhere; *client* is MLflow's own; *bare* sends
+the requests that a file holds, with aiohttp. It says the CPU that it used and how long it took.
 """
 
 import asyncio
@@ -8,6 +9,8 @@ import datetime as dt
 import json
 import sys
 import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any, Final
 
 from tests.bench.child import cpu_s
@@ -16,6 +19,45 @@ WARM: Final = 10
 AT_ONCE: Final = 4
 PARAMS: Final = {f"param{k}": str(k) for k in range(10)}
 METRICS: Final = {f"metric{k}": k / 7 for k in range(20)}
+
+
+async def some(one: Callable[[int], Awaitable[None]], numbers: range) -> None:
+    """One run after another, so many of them at a time."""
+    waiting = iter(numbers)
+
+    async def worker() -> None:
+        for n in waiting:
+            await one(n)
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(AT_ONCE):
+            group.create_task(worker())
+
+
+async def bare(url: str, runs: int, requests: list[dict[str, Any]]) -> dict[str, Any]:
+    """The requests of a run, with each run's own name, key and id; of the answers nothing is kept but the id."""
+    import aiohttp
+
+    create, *rest = requests
+
+    async with aiohttp.ClientSession() as session:
+
+        async def send(request: dict[str, Any], **own: Any) -> Any:
+            async with session.post(url + request["path"], json={**request["body"], **own}) as answer:
+                answer.raise_for_status()
+                return await answer.json()
+
+        async def one(n: int) -> None:
+            key = f"bare/{time.time_ns()}-{n}"
+            tags = [{**tag, "value": key} if tag["key"] == "pipetrail.key" else tag for tag in create["body"]["tags"]]
+            made = await send(create, run_name=f"bench-{n}", tags=tags)
+            for request in rest:
+                await send(request, run_id=made["run"]["info"]["run_id"])
+
+        await some(one, range(WARM))
+        cpu, at = cpu_s(), time.monotonic()
+        await some(one, range(WARM, WARM + runs))
+        return {"cpu": cpu_s() - cpu, "took": time.monotonic() - at}
 
 
 async def ours(url: str, runs: int) -> dict[str, Any]:
@@ -59,20 +101,9 @@ async def ours(url: str, runs: int) -> dict[str, Any]:
         )  # fmt: skip
         assert await courier.deliver(Progress(entry, unsure=False), Tree(parent=wanted), rec)
 
-    async def some(first: int, n: int) -> None:
-        waiting = iter(range(first, first + n))
-
-        async def worker() -> None:
-            for k in waiting:
-                await one(k)
-
-        async with asyncio.TaskGroup() as group:
-            for _ in range(AT_ONCE):
-                group.create_task(worker())
-
-    await some(0, WARM)
+    await some(one, range(WARM))
     cpu, calls, at = cpu_s(), observe.counts["tracker_calls"], time.monotonic()
-    await some(WARM, runs)
+    await some(one, range(WARM, WARM + runs))
     used, calls, took = cpu_s() - cpu, observe.counts["tracker_calls"] - calls, time.monotonic() - at
     await target.close()
     return {"cpu": used, "calls": calls, "took": took}
@@ -106,5 +137,11 @@ def client(url: str, runs: int) -> dict[str, Any]:
 
 if __name__ == "__main__":
     which, address, wanted_runs = sys.argv[1:4]
-    told = asyncio.run(ours(address, int(wanted_runs))) if which == "ours" else client(address, int(wanted_runs))
+    match which:
+        case "ours":
+            told = asyncio.run(ours(address, int(wanted_runs)))
+        case "bare":
+            told = asyncio.run(bare(address, int(wanted_runs), json.loads(Path(sys.argv[4]).read_text())))
+        case _:
+            told = client(address, int(wanted_runs))
     print(json.dumps(told), flush=True)

@@ -82,7 +82,7 @@ def ended(k: int) -> dict[str, Any]:
 
 async def _make_ended(kube: Kube, namespace: str, n: int) -> None:
     path = f"{ARGO}/namespaces/{namespace}/workflows"
-    await objects._at_once(kube.post(path, ended(k)) for k in range(n))
+    await objects.at_once(kube.post(path, ended(k)) for k in range(n))
 
 
 async def _queued(port: int, n: int) -> None:

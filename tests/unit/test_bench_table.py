@@ -6,6 +6,7 @@ import math
 
 import pytest
 from rich.console import Console
+from tests.bench.plot import curves
 from tests.bench.table import Row, figure, percentile, plain, show
 
 
@@ -61,3 +62,14 @@ def test_the_table_fits_into_120_columns() -> None:
 def test_json_has_no_nan() -> None:
     told = json.loads(plain([row(math.nan)], remarks=["r"]))
     assert (told["rows"][0]["measured"], told["rows"][0]["verdict"], told["remarks"]) == (None, "not measured", ["r"])
+
+
+def test_what_growth_measured_is_read_from_its_rows_the_first_number_included() -> None:
+    def cost(name: str, measured: float, anchor: float, anchor_is: str = "") -> dict[str, object]:
+        return {"name": name, "measured": measured, "anchor": anchor, "anchor_is": anchor_is}
+
+    rows = [
+        cost("events", 1, 2, "kopf"), cost("growth, CPU 1000", 6.5, 7, "100 live runs"),
+        cost("growth, memory 1000", 4, 30), cost("growth, CPU 10000", 6.4, 7), cost("growth, memory 10000", 3, 30),
+    ]  # fmt: skip
+    assert curves(rows) == {"CPU": {100: 7, 1000: 6.5, 10000: 6.4}, "memory": {100: 30, 1000: 4, 10000: 3}}
