@@ -17,7 +17,7 @@ from pipetrail.api import TargetRef
 from pipetrail.delivery.dispatch import KEEP_SETTLED_S, Dispatch
 from pipetrail.delivery.lane import Done, Lane
 from pipetrail.delivery.ledger import Entry, Ledger
-from pipetrail.delivery.roster import Seat
+from pipetrail.delivery.seat import Seat
 from pipetrail.kube import Kube
 from pipetrail.readers.live import LiveReader
 from pipetrail.settings import Settings

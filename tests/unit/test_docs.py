@@ -11,6 +11,7 @@ from pipetrail import api, capture, kube, recording, recording_writer, settings,
 from pipetrail.api import Delivery
 from pipetrail.controller import app, bookmarks, lease, shares, stands
 from pipetrail.delivery import (
+    attendant,
     backfill,
     courier,
     dispatch,
@@ -21,8 +22,8 @@ from pipetrail.delivery import (
     orphans,
     outbox,
     resend,
-    roster,
     runs,
+    status,
     survey,
 )
 from pipetrail.formats import archives, points, stdout, tail, views
@@ -129,9 +130,9 @@ PHRASES = [
     f"opens after {lane.FAILURES_TO_OPEN} failures in a row",
     f"at most {n(lane.PROBE_MOST_S)} s apart",
     f"tried again after {n(dispatch.POISON_PAUSE_S)} s",
-    f"looked at every {n(roster.LOOK_TROUBLED_S)} s, a ready one every {n(roster.LOOK_HEALTHY_S)} s",
+    f"looked at every {n(attendant.LOOK_TROUBLED_S)} s, a ready one every {n(attendant.LOOK_HEALTHY_S)} s",
     f"again after {n(courier.LOOK_AGAIN_S)} s",
-    f"status | every {n(roster.STATUS_EVERY_S)} s",
+    f"status | every {n(status.STATUS_EVERY_S)} s",
     f"may end for {n(app.DRAIN_S)} s",
     f"shown in full | {ledger.MAX_SHOWN_CHANGES},",
     f"partial entries shown | {ledger.MAX_SHOWN_PARTIAL} |",

@@ -20,8 +20,10 @@ from pipetrail.api.backfill import BackfillPhase
 from pipetrail.delivery.book import Book
 from pipetrail.delivery.lane import Done, Limiter, Verdict
 from pipetrail.delivery.ledger import Entry
-from pipetrail.delivery.roster import Roster, Seat
+from pipetrail.delivery.roster import Roster
 from pipetrail.delivery.runs import Runs
+from pipetrail.delivery.seat import Seat
+from pipetrail.delivery.status import StatusWriter
 from pipetrail.kube import ARGO, ApiError, Kube, KubeError, collections
 from pipetrail.readers import argo as objects
 from pipetrail.readers.archive import ArchiveFailed, ArgoArchive
@@ -109,7 +111,7 @@ class Backfills:
     """One tour at a time for each target that someone asked for older runs."""
 
     def __init__(
-        self, kube: Kube, *, book: Book, runs: Runs, roster: Roster, decide: Decide,
+        self, kube: Kube, *, book: Book, runs: Runs, roster: Roster, status: StatusWriter, decide: Decide,
         learn: Callable[[argo.Header], Awaitable[None]], namespaces: Sequence[str] = (),
         archive: ArgoArchive | None = None, share: Share = WHOLE,
     ) -> None:  # fmt: skip
@@ -117,6 +119,7 @@ class Backfills:
         self._book = book
         self._runs = runs
         self._roster = roster
+        self._status = status
         self._decide = decide
         self._learn = learn
         self._namespaces = namespaces
@@ -154,13 +157,13 @@ class Backfills:
             if before is None or before.asked != text[:253]:
                 said = f"the annotation {api.BACKFILL_ANNOTATION} can't be read: {error}; pipetrail backfill writes it"
                 refused = api.Backfill(asked=text[:253], phase="Refused", message=said[:1000])
-                await self._roster.backfilled(seat, refused)
+                await self._status.backfilled(seat, refused)
             return
         if before is not None and before.over and before.asked == wish.number:
             return
         if self._share.of > 1 and not seat.ref.namespace:
             said = "several operators share this target: ask targets of namespaces, or one operator alone"
-            await self._roster.backfilled(seat, api.Backfill(asked=wish.number, phase="Refused", message=said))
+            await self._status.backfilled(seat, api.Backfill(asked=wish.number, phase="Refused", message=said))
             return
         tour = Tour(seat, text, wish)
         task = asyncio.create_task(self._go(tour), name=f"backfill {seat.ref}")
@@ -182,14 +185,14 @@ class Backfills:
             except ApiError as error:
                 if error.status in (400, 403):
                     said = f"the runs can't be listed: {error}"
-                    await self._roster.backfilled(tour.seat, tour.said("Refused", said[:1000]))
+                    await self._status.backfilled(tour.seat, tour.said("Refused", said[:1000]))
                     return
                 await self._pause(tour, error)
             except KubeError as error:
                 await self._pause(tour, error)
             except ArchiveFailed as error:
                 if not error.later:
-                    await self._roster.backfilled(tour.seat, tour.said("Refused", str(error)[:1000]))
+                    await self._status.backfilled(tour.seat, tour.said("Refused", str(error)[:1000]))
                     return
                 await self._pause(tour, error)
             except Exception as error:  # noqa: BLE001  live runs go on without a backfill; it is said, and tried again
@@ -200,7 +203,7 @@ class Backfills:
                 return
 
     async def _pause(self, tour: Tour, error: KubeError | ArchiveFailed) -> None:
-        await self._roster.backfilled(tour.seat, tour.said("Listing", f"it waits: {error}"[:1000]))
+        await self._status.backfilled(tour.seat, tour.said("Listing", f"it waits: {error}"[:1000]))
         observe.log().warning("backfill waits", target=str(tour.seat.ref), cause=str(error))
         await asyncio.sleep(AGAIN_S)
 
@@ -210,9 +213,9 @@ class Backfills:
         places = self._places(tour)
         if not places:
             said = f"the operator does not watch namespace {wish.namespace or seat.ref.namespace}"
-            await self._roster.backfilled(seat, tour.said("Refused", said))
+            await self._status.backfilled(seat, tour.said("Refused", said))
             return
-        await self._roster.backfilled(seat, tour.said("Listing"))
+        await self._status.backfilled(seat, tour.said("Listing"))
         standing = set[str]()
         found: list[Chosen] = []
         if "cluster" in wish.sources:
@@ -221,7 +224,7 @@ class Backfills:
             found += await self._in_archive(tour, self._archive, standing)
         elif wish.sources == ("archive",):
             said = "the operator was told of no archive: pipetrail run --argo-server URL"
-            await self._roster.backfilled(seat, tour.said("Refused", said))
+            await self._status.backfilled(seat, tour.said("Refused", said))
             return
         found.sort(reverse=True)
         more = len(found) - CHOSEN_MOST
@@ -239,7 +242,7 @@ class Backfills:
             await self._changed(tour)
         said = f"{more} older runs were not taken up: ask again for them" if more > 0 else ""
         done = tour.said("Done", said)
-        await self._roster.backfilled(seat, done)
+        await self._status.backfilled(seat, done)
         observe.log().info(
             "backfilled", target=str(seat.ref), sent=done.sent, already=done.already, failed=done.failed,
             left=dict(tour.left),
@@ -393,7 +396,7 @@ class Backfills:
         now = asyncio.get_running_loop().time()
         if now - tour.said_at >= SAY_EVERY_S:
             tour.said_at = now
-            await self._roster.backfilled(tour.seat, tour.said("Sending"))
+            await self._status.backfilled(tour.seat, tour.said("Sending"))
 
 
 def _in_turns(found: Sequence[Chosen]) -> Iterator[Chosen]:

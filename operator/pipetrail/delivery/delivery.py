@@ -17,8 +17,8 @@ from pipetrail.delivery.ledger import Entry, Ledger
 from pipetrail.delivery.memo import Memo, Moment
 from pipetrail.delivery.namespaces import Namespaces
 from pipetrail.delivery.recall import Found, Recall
-from pipetrail.delivery.roster import Seat
 from pipetrail.delivery.runs import RunState
+from pipetrail.delivery.seat import Seat
 from pipetrail.kube import Kube, KubeError
 from pipetrail.readers import Reader
 from pipetrail.readers import argo as objects

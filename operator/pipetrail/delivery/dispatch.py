@@ -11,6 +11,7 @@ from typing import Any, Final
 from pipetrail import api, observe, policy
 from pipetrail.api import TargetRef
 from pipetrail.delivery import ledger as ledgers
+from pipetrail.delivery.attendant import Attendant
 from pipetrail.delivery.backfill import Backfills
 from pipetrail.delivery.book import Book
 from pipetrail.delivery.copies import Copies
@@ -23,8 +24,10 @@ from pipetrail.delivery.notices import of_run
 from pipetrail.delivery.queue import Priority
 from pipetrail.delivery.recall import Recall
 from pipetrail.delivery.resend import Resend
-from pipetrail.delivery.roster import STATUS_EVERY_S, Roster, Seat
+from pipetrail.delivery.roster import Roster
 from pipetrail.delivery.runs import Runs, RunState
+from pipetrail.delivery.seat import Seat
+from pipetrail.delivery.status import STATUS_EVERY_S, StatusWriter
 from pipetrail.delivery.survey import Survey
 from pipetrail.delivery.templates import Templates
 from pipetrail.kube import Kube, KubeError
@@ -66,13 +69,16 @@ class Dispatch:
         self.book = Book()
         self.namespaces = Namespaces()
         self.templates = Templates(kube)
-        self.roster = Roster(kube, ledger, settings, self._work, addresses, permit, share)
+        self._status = StatusWriter(kube, share)
+        attendant = Attendant(kube, ledger, settings, addresses, self._status)
+        self.roster = Roster(attendant, self._status, self._work, permit, share)
         self.survey = Survey(
             kube,
             ledger,
             self.book,
             self.runs,
             self.roster,
+            self._status,
             self.takers,
             self._offer,
             settings.watch_namespaces,
@@ -96,8 +102,8 @@ class Dispatch:
         )  # fmt: skip
         self.resend = Resend(kube, ledger, self.book, self.runs, self.roster, self._offer, kept=self.keeper.kept)
         self.backfills = Backfills(
-            kube, book=self.book, runs=self.runs, roster=self.roster, decide=self.decide, learn=self.templates.learn,
-            namespaces=settings.watch_namespaces, archive=archive, share=share,
+            kube, book=self.book, runs=self.runs, roster=self.roster, status=self._status, decide=self.decide,
+            learn=self.templates.learn, namespaces=settings.watch_namespaces, archive=archive, share=share,
         )  # fmt: skip
         self._settled = asyncio.Event()
         self._spawned: set[asyncio.Task[None]] = set()
@@ -457,7 +463,7 @@ class Dispatch:
             else:
                 self.book.add(there)
         for seat in self.roster.seats():
-            await self.roster.count(seat, self.book.counts(seat.ref))
+            await self._status.count(seat, self.book.counts(seat.ref))
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)

@@ -27,8 +27,9 @@ from pipetrail.delivery.namespaces import Namespaces
 from pipetrail.delivery.notices import of_run
 from pipetrail.delivery.outbox import Copy, Cover
 from pipetrail.delivery.recall import Found, Recall
-from pipetrail.delivery.roster import Roster, Seat
+from pipetrail.delivery.roster import Roster
 from pipetrail.delivery.runs import Runs, RunState
+from pipetrail.delivery.seat import Seat
 from pipetrail.delivery.secret_chunks import NotKept
 from pipetrail.kube import Kube, KubeError
 from pipetrail.readers import argo as objects

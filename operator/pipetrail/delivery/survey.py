@@ -18,8 +18,10 @@ from pipetrail.delivery import orphans as orphanage
 from pipetrail.delivery.book import Book, RunId
 from pipetrail.delivery.courier import Progress
 from pipetrail.delivery.ledger import MAX_TEXT, Entry, Ledger, Lost
-from pipetrail.delivery.roster import Roster, Seat
+from pipetrail.delivery.roster import Roster
 from pipetrail.delivery.runs import Runs, RunState
+from pipetrail.delivery.seat import Seat
+from pipetrail.delivery.status import StatusWriter
 from pipetrail.kube import ARGO, ApiError, Kube, KubeError, collections
 from pipetrail.readers.archive import ArchiveFailed, ArgoArchive
 from pipetrail.shards import WHOLE, Share
@@ -41,7 +43,7 @@ class Survey:
     """Lists, compares and asks; `offer` puts a run that has news before its targets."""
 
     def __init__(
-        self, kube: Kube, ledger: Ledger, book: Book, runs: Runs, roster: Roster,
+        self, kube: Kube, ledger: Ledger, book: Book, runs: Runs, roster: Roster, status: StatusWriter,
         takers: Callable[[argo.Header], list[Seat]], offer: Callable[[RunState], None], namespaces: Sequence[str] = (),
         *, cluster: str, has_copy: Callable[[RunId], bool] = lambda _run: False, share: Share = WHOLE,
         archive: ArgoArchive | None = None,
@@ -53,6 +55,7 @@ class Survey:
         self._book = book
         self._runs = runs
         self._roster = roster
+        self._status = status
         self._takers = takers
         self._offer = offer
         self.gone_s = GONE_S
@@ -281,7 +284,7 @@ class Survey:
         for seat in self._roster.seats():
             count = concerned[seat.ref]
             holds = seat.ref in held or (count > 0 and seat.hold is not None)
-            await self._roster.hold(seat, orphanage.message(seat.ref, count, complete=complete) if holds else "")
+            await self._status.hold(seat, orphanage.message(seat.ref, count, complete=complete) if holds else "")
         self.held = sum(any(self._keeps(e) for e in self._book.unsettled(run)) for run in orphans)
 
     def _keeps(self, entry: Entry) -> bool:
