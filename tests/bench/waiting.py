@@ -11,7 +11,7 @@ from tests.bench.place import Place
 from tests.bench.table import Row
 from tests.real.mlflow import free_port
 
-from pipetrail.delivery.dispatch import REST_AFTER_S
+from pipetrail.delivery.housekeeping import REST_AFTER_S
 from pipetrail.kube import ARGO, Kube
 
 RUNS: Final = 10_000

@@ -80,7 +80,7 @@ def _rest(dispatch: Dispatch, *, but: int) -> None:
     for state in dispatch.runs.all()[: len(dispatch.runs) - but]:
         if state.awake:
             state.stirred_at = float("-inf")
-            dispatch.rest(state)
+            dispatch.housekeeping.rest(state)
 
 
 if __name__ == "__main__":

@@ -116,7 +116,7 @@ async def test_older_runs_wait_in_the_lane_and_those_that_opted_out_or_run_do_no
         assert {state.uid for state in dispatch.runs.all()} == {"a", "b"}
         said = await until(lambda: [s for s in cluster.said if s["phase"] == "Sending"])
         assert (said[-1]["chosen"], said[-1]["left"]) == (2, [{"rule": "OptOut", "runs": 1}])
-        await dispatch.tidy()  # nothing else wants them, and they are not forgotten
+        await dispatch.housekeeping.tidy()  # nothing else wants them, and they are not forgotten
         assert waiting(dispatch) == len(dispatch.runs.all()) == 2
 
 
@@ -189,7 +189,7 @@ async def test_a_wish_that_is_taken_back_ends_and_its_runs_are_forgotten() -> No
         await until(lambda: waiting(dispatch) == 1)
         dispatch.saw_target(found(""), deleted=False)
         await until(lambda: not dispatch.runs.all()[0].earlier_for)
-        await dispatch.tidy()
+        await dispatch.housekeeping.tidy()
         assert dispatch.runs.all() == ()
 
 

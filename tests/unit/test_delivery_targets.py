@@ -14,7 +14,8 @@ from tests.real.proxy import Action, Answer, Proxy, Seen, Stall
 
 from pipetrail import api, shards
 from pipetrail.api import TargetRef
-from pipetrail.delivery.dispatch import KEEP_SETTLED_S, Dispatch
+from pipetrail.delivery.dispatch import Dispatch
+from pipetrail.delivery.housekeeping import KEEP_SETTLED_S
 from pipetrail.delivery.lane import Done, Lane
 from pipetrail.delivery.ledger import Entry, Ledger
 from pipetrail.delivery.seat import Seat
@@ -144,11 +145,11 @@ async def test_a_deleted_run_is_remembered_until_each_of_its_targets_has_it(disp
     assert state is not None
     state.settled_at = asyncio.get_running_loop().time() - KEEP_SETTLED_S - 1
 
-    await dispatch.tidy()
+    await dispatch.housekeeping.tidy()
     assert dispatch.runs.get("u") is state, "the far tracker still waits for its last body"
 
     dispatch.book.add(entry(far.ref, "Synced"))
-    await dispatch.tidy()
+    await dispatch.housekeeping.tidy()
     assert dispatch.runs.get("u") is None
 
 
