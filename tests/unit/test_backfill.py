@@ -14,7 +14,7 @@ from tests.unit.test_delivery_survey import NOWHERE, REF, said
 
 from pipetrail import api
 from pipetrail.delivery import backfill
-from pipetrail.delivery.backfill import Chosen
+from pipetrail.delivery.candidates import Chosen, in_turns
 from pipetrail.delivery.dispatch import Dispatch
 from pipetrail.delivery.ledger import Entry, Ledger
 from pipetrail.kube import Kube
@@ -233,4 +233,4 @@ async def test_an_archive_that_refuses_ends_the_tour_with_the_fix() -> None:
 def test_each_namespace_has_its_turn_and_the_newest_run_of_each_comes_first() -> None:
     days = [("big", 9), ("big", 8), ("small", 7), ("big", 6), ("small", 5), ("big", 4)]
     chosen = [Chosen(datetime(2026, 10, day, tzinfo=UTC), space, f"{space}{day}", f"{day}") for space, day in days]
-    assert [c.name for c in backfill._in_turns(chosen)] == ["big9", "small7", "big8", "small5", "big6", "big4"]
+    assert [c.name for c in in_turns(chosen)] == ["big9", "small7", "big8", "small5", "big6", "big4"]

@@ -7,29 +7,25 @@ is what is there: whoever is killed starts over, and passes by what is settled.
 """
 
 import asyncio
-from collections import Counter, defaultdict
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence, Set
-from datetime import UTC, datetime
-from typing import Any, Final, NamedTuple, Protocol
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final
 
 import msgspec
 
 from pipetrail import api, observe, policy
-from pipetrail.api import BackfillWish, TargetRef
-from pipetrail.api.backfill import BackfillPhase
+from pipetrail.api import TargetRef
 from pipetrail.delivery.book import Book
+from pipetrail.delivery.candidates import Candidates, Chosen, Decide, in_turns
 from pipetrail.delivery.lane import Done, Limiter, Verdict
-from pipetrail.delivery.ledger import Entry
 from pipetrail.delivery.roster import Roster
 from pipetrail.delivery.runs import Runs
 from pipetrail.delivery.seat import Seat
 from pipetrail.delivery.status import StatusWriter
-from pipetrail.kube import ARGO, ApiError, Kube, KubeError, collections
-from pipetrail.readers import argo as objects
+from pipetrail.delivery.tour import Tour
+from pipetrail.kube import ApiError, Kube, KubeError
 from pipetrail.readers.archive import ArchiveFailed, ArgoArchive
 from pipetrail.shards import WHOLE, Share
 from pipetrail.sources import argo
-from pipetrail.sources.argo.body import moment
 
 WAITING_MOST: Final = 100
 """Runs of one backfill that stand in their lane at a time: more would only fill memory."""
@@ -38,73 +34,6 @@ CHOSEN_MOST: Final = 100_000
 SAY_EVERY_S: Final = 2.0
 AGAIN_S: Final = 10.0
 GONE: Final = "Gone"
-OTHER_TEAMS: Final = "OtherNamespace"
-
-
-class Decide(Protocol):
-    """The decision of one target on one run; `earlier` as :func:`pipetrail.policy.decide` has it."""
-
-    def __call__(self, seat: Seat, header: argo.Header, *, earlier: bool) -> policy.Decision: ...  # noqa: D102
-
-
-class Chosen(NamedTuple):
-    """A run that is to be sent; `archived` if only Argo's archive has it."""
-
-    ended: datetime
-    namespace: str
-    name: str
-    uid: str
-    archived: bool = False
-
-
-class Tour:
-    """One backfill under way: what it has counted, and which of its runs are in the lane."""
-
-    def __init__(self, seat: Seat, text: str, wish: BackfillWish) -> None:
-        self.seat = seat
-        self.text = text
-        self.wish = wish
-        self.waiting: set[str] = set()
-        self.changed = asyncio.Event()
-        self.said_at = float("-inf")
-        self.namespaces: dict[str, datetime | None] = {}  # since when they are there
-        self.start_over()
-
-    def start_over(self) -> None:
-        """Count from the beginning. What stands in the lane stays there, and is found again."""
-        self.waiting.clear()
-        self.chosen = self.sent = self.already = self.failed = 0
-        self.left: Counter[str] = Counter()
-
-    def settled(self, entry: Entry, *, written: bool | None = None) -> None:
-        """A run of which nothing more is to be sent: the tracker had it, has it since the wish, or it was given up.
-
-        `written` says whether anything was sent for it, where that is known.
-        """
-        new = _since(entry.status.settled_at, self.wish.asked) if written is None else written
-        match entry.status.phase:
-            case "Synced" if new:
-                self.sent += 1
-            case "Synced":
-                self.already += 1
-            case "Failed":
-                self.failed += 1
-            case phase:
-                self.leave(entry.status.reason or phase)
-                return
-        self.chosen += 1
-
-    def leave(self, rule: str) -> None:
-        """A run that the target does not take."""
-        self.left[rule[:63]] += 1
-
-    def said(self, phase: BackfillPhase, message: str = "") -> api.Backfill:
-        """How far it is, as the target's status shows it."""
-        left = tuple(api.LeftOut(rule=rule, runs=n) for rule, n in sorted(self.left.most_common(20)))
-        return api.Backfill(
-            asked=self.wish.number, phase=phase, message=message, chosen=self.chosen, sent=self.sent,
-            already=self.already, failed=self.failed, left=left,
-        )  # fmt: skip
 
 
 class Backfills:
@@ -115,16 +44,17 @@ class Backfills:
         learn: Callable[[argo.Header], Awaitable[None]], namespaces: Sequence[str] = (),
         archive: ArgoArchive | None = None, share: Share = WHOLE,
     ) -> None:  # fmt: skip
-        self._kube = kube
         self._book = book
         self._runs = runs
         self._roster = roster
         self._status = status
         self._decide = decide
         self._learn = learn
-        self._namespaces = namespaces
-        self._archive = archive
         self._share = share
+        self._has_archive = archive is not None
+        self._candidates = Candidates(
+            kube, book=book, decide=decide, learn=learn, namespaces=namespaces, archive=archive
+        )
         self._tours: dict[TargetRef, tuple[Tour, asyncio.Task[None]]] = {}
         self.due = asyncio.Event()
         """Set when a target came, changed or went."""
@@ -210,29 +140,23 @@ class Backfills:
     async def _once(self, tour: Tour) -> None:
         tour.start_over()
         seat, wish = tour.seat, tour.wish
-        places = self._places(tour)
+        places = self._candidates.places(tour)
         if not places:
             said = f"the operator does not watch namespace {wish.namespace or seat.ref.namespace}"
             await self._status.backfilled(seat, tour.said("Refused", said))
             return
         await self._status.backfilled(seat, tour.said("Listing"))
-        standing = set[str]()
-        found: list[Chosen] = []
-        if "cluster" in wish.sources:
-            found += await self._in_cluster(tour, places, standing)
-        if "archive" in wish.sources and self._archive is not None:
-            found += await self._in_archive(tour, self._archive, standing)
-        elif wish.sources == ("archive",):
+        if wish.sources == ("archive",) and not self._has_archive:
             said = "the operator was told of no archive: pipetrail run --argo-server URL"
             await self._status.backfilled(seat, tour.said("Refused", said))
             return
-        found.sort(reverse=True)
+        found = await self._candidates.find(tour, places)
         more = len(found) - CHOSEN_MOST
         del found[CHOSEN_MOST:]
         tour.chosen += len(found)
         await self._say(tour)
         limiter = Limiter(wish.rate) if wish.rate else None
-        for chosen in _in_turns(found):
+        for chosen in in_turns(found):
             while len(tour.waiting) >= WAITING_MOST:
                 await self._changed(tour)
             if limiter is not None:
@@ -248,78 +172,10 @@ class Backfills:
             left=dict(tour.left),
         )  # fmt: skip
 
-    async def _in_cluster(self, tour: Tour, places: Sequence[str], standing: set[str]) -> list[Chosen]:
-        """Runs whose objects stand; the uids of all that do go into `standing`."""
-        wish, found = tour.wish, list[Chosen]()
-        selected: dict[str, Any] = {"labelSelector": wish.selector} if wish.selector else {}
-        for path in places:
-            async for page in self._kube.pages(path, **selected):
-                for item in page.get("items", ()):
-                    header = argo.header(item)
-                    standing.add(header.uid)
-                    if policy.wanted(header, wish):
-                        found += await self._judge(tour, header)
-                await asyncio.sleep(0)  # deliveries have their turns meanwhile
-        return found
-
-    async def _in_archive(self, tour: Tour, archive: ArgoArchive, standing: Set[str]) -> list[Chosen]:
-        """Runs that only Argo's archive has. Its list says little of them: they are judged when they are read."""
-        meant = tour.seat.ref.namespace or tour.wish.namespace
-        since, found = tour.wish.since, list[Chosen]()
-        for namespace in (meant,) if meant else self._namespaces or ("",):
-            async for header in archive.listed(namespace, tour.wish.selector):
-                ended = header.finished
-                if header.uid in standing or ended is None or (since is not None and ended < since):
-                    continue
-                entry = self._book.get((header.namespace, header.uid), tour.seat.ref)
-                if entry is not None and entry.settled:
-                    tour.settled(entry)
-                elif await self._made_since(tour, header):
-                    found.append(Chosen(ended, header.namespace, header.name, header.uid, archived=True))
-                else:
-                    tour.leave(OTHER_TEAMS)
-        return found
-
-    async def _made_since(self, tour: Tour, header: argo.Header) -> bool:
-        """The run is younger than its namespace: one of that name before it may have been another team's."""
-        name = header.namespace
-        if name not in tour.namespaces:
-            try:
-                there = await self._kube.get(f"/api/v1/namespaces/{name}")
-                tour.namespaces[name] = moment(there["metadata"].get("creationTimestamp"))
-            except ApiError as error:
-                if error.status != 404:
-                    raise
-                tour.namespaces[name] = None
-        made = tour.namespaces[name]
-        return made is not None and header.created is not None and header.created >= made
-
-    def _places(self, tour: Tour) -> tuple[str, ...]:
-        """Paths of the lists of all runs that may be meant; none if the operator does not watch there."""
-        meant = tour.seat.ref.namespace or tour.wish.namespace
-        if meant and (not self._namespaces or meant in self._namespaces):
-            return collections(ARGO, "workflows", (meant,))
-        return () if meant else collections(ARGO, "workflows", self._namespaces)
-
-    async def _judge(self, tour: Tour, header: argo.Header) -> Iterable[Chosen]:
-        """The run if something of it is to be sent; else it is counted."""
-        entry = self._book.get((header.namespace, header.uid), tour.seat.ref)
-        if entry is not None and entry.settled and not entry.reopened(header.generation):
-            tour.settled(entry)
-            return ()
-        if entry is None:
-            await self._learn(header)
-            match self._decide(tour.seat, header, earlier=True):
-                case policy.Left(rule=rule):
-                    tour.leave(rule)
-                    return ()
-        assert header.finished is not None
-        return (Chosen(header.finished, header.namespace, header.name, header.uid),)
-
     async def _take_up(self, tour: Tour, chosen: Chosen) -> None:
         """Put one run into the lane, as it stands now."""
         seat, run = tour.seat, (chosen.namespace, chosen.uid)
-        body = await self._body(chosen)
+        body = await self._candidates.body(chosen)
         header = argo.header(body)
         known = self._runs.get(chosen.uid)
         if header.uid != chosen.uid or (known is not None and known.id != run):
@@ -343,13 +199,6 @@ class Backfills:
             state.earlier_for = (*state.earlier_for, seat.ref)
         tour.waiting.add(chosen.uid)
         seat.lane.offer(chosen.uid, group=chosen.namespace, priority="Backfill")
-
-    async def _body(self, chosen: Chosen) -> Any:
-        """The run as it stands, or as it was archived; empty if it is nowhere any more."""
-        if not chosen.archived:
-            return await objects.workflow(self._kube, chosen.namespace, chosen.name)
-        assert self._archive is not None
-        return await self._archive.body(chosen.namespace, chosen.uid) or {}
 
     def worked(self, seat: Seat, uid: str, verdict: Verdict) -> None:
         """A run had its turn in a lane: is it settled, or found to be none of the target's?"""
@@ -397,23 +246,3 @@ class Backfills:
         if now - tour.said_at >= SAY_EVERY_S:
             tour.said_at = now
             await self._status.backfilled(tour.seat, tour.said("Sending"))
-
-
-def _in_turns(found: Sequence[Chosen]) -> Iterator[Chosen]:
-    """One of each namespace in turn, so that a team with thousands does not keep a team with one waiting."""
-    waiting: dict[str, list[Chosen]] = defaultdict(list)
-    for chosen in reversed(found):
-        waiting[chosen.namespace].append(chosen)
-    while waiting:
-        for namespace in list(waiting):
-            yield waiting[namespace].pop()
-            if not waiting[namespace]:
-                del waiting[namespace]
-
-
-def _since(settled_at: str, asked: datetime) -> bool:
-    """A status tells whole seconds."""
-    try:
-        return datetime.fromisoformat(settled_at) >= asked.astimezone(UTC).replace(microsecond=0)
-    except (ValueError, TypeError):
-        return False
