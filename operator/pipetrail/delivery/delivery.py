@@ -3,29 +3,27 @@
 import asyncio
 import datetime as dt
 from collections.abc import Awaitable, Callable
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
-from pipetrail import api, capture, observe, policy, redact, shape
+from pipetrail import api, observe, policy, shape
 from pipetrail.delivery import ledger as ledgers
 from pipetrail.delivery.book import Book
 from pipetrail.delivery.copies import Copies, Kept
 from pipetrail.delivery.courier import LOOK_AGAIN_S, Courier, Differs, Progress
 from pipetrail.delivery.lane import Done, Later, Verdict
 from pipetrail.delivery.ledger import Entry, Ledger
-from pipetrail.delivery.memo import Memo, Moment
 from pipetrail.delivery.namespaces import Namespaces
+from pipetrail.delivery.readings import Readings
 from pipetrail.delivery.recall import Found, Recall
 from pipetrail.delivery.runs import RunState
 from pipetrail.delivery.seat import Seat
-from pipetrail.kube import Kube, KubeError
-from pipetrail.readers import Reader
-from pipetrail.readers import argo as objects
+from pipetrail.kube import KubeError
 from pipetrail.readers.overflow import OverflowFailed
 from pipetrail.record import ALL_READ, Record, Unread
 from pipetrail.settings import Settings
-from pipetrail.sources import Reading, argo
+from pipetrail.sources import argo
 from pipetrail.targets.target import TrackerRun, Tree
 
 OLD_RUN_S: Final = 60.0
@@ -34,26 +32,22 @@ that a backfill took up."""
 
 
 class Deliveries:
-    """Makes what a courier carries. Holds no run's state of its own but a small memory of records just made."""
+    """Makes what a courier carries, of a run as it stands or of its copy. It holds no run's state of its own."""
 
     def __init__(
-        self, kube: Kube, ledger: Ledger, reader: Reader, settings: Settings, cluster: str, *,
-        book: Book, copies: Copies, namespaces: Namespaces, decide: Callable[[Seat, argo.Header], policy.Decision],
-        learn: Callable[[argo.Header], Awaitable[None]], vanished: Callable[[], None], recall: Recall,
+        self, ledger: Ledger, readings: Readings, settings: Settings, *, book: Book, copies: Copies,
+        namespaces: Namespaces, decide: Callable[[Seat, argo.Header], policy.Decision],
+        learn: Callable[[argo.Header], Awaitable[None]], recall: Recall,
     ) -> None:  # fmt: skip
-        self._kube = kube
         self._ledger = ledger
-        self._reader = reader
+        self._readings = readings
         self._settings = settings
-        self._cluster = cluster
         self._book = book
         self._copies = copies
         self._recall = recall
         self._namespaces = namespaces
         self._decide = decide
         self._learn = learn
-        self._vanished = vanished
-        self._memo = Memo()
 
     async def deliver(self, seat: Seat, courier: Courier, state: RunState) -> Verdict:
         """Bring one run to one target, as far as it can be brought now."""
@@ -106,7 +100,7 @@ class Deliveries:
         if entry is None:
             await self._learn(state.header)  # a run whose template opts out is not even read
         pinned = self._pinned(seat, state, entry)
-        read = None if pinned is None else await self._read(state)
+        read = None if pinned is None else await self._readings.read(state)
         if entry is None and read is not None:
             await self._learn(state.header)
             pinned = self._pinned(seat, state, entry)  # the survey knew its metadata alone
@@ -126,7 +120,7 @@ class Deliveries:
             return None  # a tracker fixes a run's start when it is made, so we wait until it has one
         if entry is not None and entry.reopened(state.header.generation) and not outcome.settled:
             return None  # whether a retried run changes what was delivered is known when it has ended
-        record, unread = await self._record(state, reading, moment, pinned)
+        record, unread = await self._readings.record(state, reading, moment, pinned)
         return Found(record=record, policy=pinned, unread=unread)
 
     async def begun(self, seat: Seat, state: RunState, found: Found) -> Progress:
@@ -138,68 +132,6 @@ class Deliveries:
                 progress = state.progress[seat.ref] = await self._begin(seat, state, entry, found)
             return progress
 
-    async def _read(self, state: RunState) -> tuple[Reading, Moment] | None:
-        """The run as it stands now, or as it last stood; None if it vanished and its last body has not come (yet)."""
-        if not state.facts_known:
-            await self._ask_for_facts(state)
-        body = await self._body(state)
-        if body is None:
-            return None
-        reading, moment = await self._reading(state, body)
-        unseen = _unseen(self._as_argo_has_it(reading, state, body)) - state.asked_for
-        if unseen and state.last_body is None:
-            # The Workflow's watch was faster than the pods'. A tracker fixes a child's start when it is made, and only
-            # the pod knows when the program began: ask once instead of waiting for the event.
-            state.asked_for.update(unseen)
-            await self._ask_for_facts(state)
-            if state.last_body is not None or state.header.version != moment[0]:
-                # What we now know is newer than the body: with it a run that has ended would be one that was killed.
-                body = await self._body(state)
-                if body is None:
-                    return None
-            reading, moment = await self._reading(state, body)
-        return reading, moment
-
-    async def _body(self, state: RunState) -> Any:
-        """The Workflow as the API server has it or, if it was deleted (while we asked, too), as it last was."""
-        body = state.exhume()
-        if body is None and not state.only_kept:
-            header = state.header
-            there = await objects.workflow(self._kube, header.namespace, header.name)
-            body = state.exhume()
-            if body is None:
-                read = argo.header(there)
-                if read.uid != header.uid:
-                    # Its DELETED event may be on its way; the survey closes it if none comes.
-                    self._vanished()
-                    return None
-                state.header, body = read, there
-        if body is not None:
-            state.lifetime = argo.lifetime(body)
-        return body
-
-    async def _reading(self, state: RunState, body: Any) -> tuple[Reading, Moment]:
-        """What `body` and the facts of now say, and which body and which facts that were.
-
-        News may come while it is read: a record is that of its own moment, never of the one in which it was ready.
-        """
-        moment = (argo.header(body).version, state.edition)
-        reading = await capture.reading(body, state.facts, state.said.at(body, self._reader), cluster=self._cluster)
-        if reading.again:
-            state.said.forget()
-        return reading, moment
-
-    def _as_argo_has_it(self, reading: Reading, state: RunState, body: Any) -> Record:
-        """The record with a step for each pod: of KFP's own pods, drivers and the like, a user's record shows none."""
-        if reading.record.source == "argo":
-            return reading.record
-        return argo.read(body, state.facts, cluster=self._cluster).record
-
-    async def _ask_for_facts(self, state: RunState) -> None:
-        before = state.facts
-        state.learn(await objects.facts(self._kube, state.header, before), before)
-        state.facts_known = True
-
     def _pinned(self, seat: Seat, state: RunState, entry: Entry | None) -> api.Policy | None:
         """The policy that this run has for this target; None if the target leaves it alone."""
         if entry is not None:
@@ -210,22 +142,6 @@ class Deliveries:
                 return None
             case policy.Taken(policy=pinned):
                 return pinned
-
-    async def _record(
-        self, state: RunState, reading: Reading, moment: Moment, pinned: api.Policy
-    ) -> tuple[Record, Unread]:
-        """The whole record, redacted, and what of it a later capture may still give (a store was away)."""
-        async with state.capturing:
-            made = self._memo.get(state.uid, pinned.digest, moment)
-            if made is not None:
-                return made, ALL_READ
-            files = state.files
-            captured = await capture.capture(reading, self._reader, capture.wants(pinned), files)
-            unread = files.unread
-        made = redact.redact(captured, additional_keys=pinned.redact.additional_keys)
-        if unread.nothing:
-            self._memo.put(state.uid, pinned.digest, moment, made)
-        return made, unread
 
     async def _begin(self, seat: Seat, state: RunState, entry: Entry | None, found: Found) -> Progress:
         """Where a delivery starts from: its intent, written now if it wasn't."""
@@ -311,10 +227,10 @@ class Deliveries:
         kept = self._copies.of(state.id, seat.ref)
         if state.only_kept:
             return None if kept is None else await self._recall.found(state, kept, pinned)
-        read = await self._read(state)
+        read = await self._readings.read(state)
         if read is None:
             return None
-        record, unread = await self._record(state, *read, pinned)
+        record, unread = await self._readings.record(state, *read, pinned)
         return Found(record=record, policy=pinned, unread=unread)
 
     def _tree(self, seat: Seat, entry: Entry, record: Record, unread: Unread) -> Tree:
@@ -337,16 +253,6 @@ class Deliveries:
             record, pinned, places=self._settings.places, cluster_target=seat.ref.kind == "ClusterTrackingTarget",
             attempt=attempt, supersedes=supersedes, unread=unread,
         )  # fmt: skip
-
-
-def _unseen(record: Record) -> set[str]:
-    """Attempts that have ended and whose pod nobody has told us of (a cached step never had one)."""
-    return {
-        f"{step.path} {step.iteration} {len(step.attempts)}"
-        for step in record.steps
-        if step.kind == "pod" and step.outcome.status in ("succeeded", "failed", "error")
-        if step.attempts and step.attempts[-1].pod_uid is None
-    }
 
 
 def run_name(state: RunState) -> str:

@@ -21,6 +21,7 @@ from pipetrail.delivery.lane import Permit, always
 from pipetrail.delivery.ledger import Entry, Ledger, Lost
 from pipetrail.delivery.namespaces import Namespaces
 from pipetrail.delivery.queue import Priority
+from pipetrail.delivery.readings import Readings
 from pipetrail.delivery.recall import Recall
 from pipetrail.delivery.resend import Resend
 from pipetrail.delivery.roster import Roster
@@ -72,9 +73,10 @@ class Dispatch:
             settings.watch_namespaces, cluster=cluster, has_copy=self.copies.may_have, archive=archive, share=share,
         )  # fmt: skip
         recall = Recall(kube, ledger, self.book, self.copies, self.survey.due.set)
+        readings = Readings(kube, reader, cluster, vanished=self.survey.due.set)
         deliveries = Deliveries(
-            kube, ledger, reader, settings, cluster, book=self.book, copies=self.copies, namespaces=self.namespaces,
-            decide=self._takers.decide, learn=self.templates.learn, vanished=self.survey.due.set, recall=recall,
+            ledger, readings, settings, book=self.book, copies=self.copies, namespaces=self.namespaces,
+            decide=self._takers.decide, learn=self.templates.learn, recall=recall,
         )  # fmt: skip
         self.keeper = Keeper(
             kube, ledger, book=self.book, runs=self.runs, roster=self.roster, namespaces=self.namespaces,
