@@ -35,6 +35,7 @@ class Cluster:
 
     def __init__(self) -> None:
         self.written: list[Any] = []
+        self.asked: list[str] = []
 
     def decide(self, seen: Seen) -> Action:
         if seen.method == "PATCH" and "/trackedruns/" in seen.path:
@@ -45,6 +46,8 @@ class Cluster:
             return said({"metadata": meta, "spec": api.to_json(entry().spec), "status": status})
         if seen.method == "GET" and seen.path.endswith("/workflows"):
             return said({"items": [], "metadata": {}})
+        if "/workflows/" in seen.path:
+            self.asked.append(seen.path.rpartition("/")[2])
         return said({"reason": "NotFound"}, 404)
 
 
@@ -200,3 +203,4 @@ async def test_while_argos_archive_does_not_say_nothing_is_closed() -> None:
             assert cluster.written == []
             await dispatch.survey.once()
     assert [(s["phase"], s["reason"]) for s in cluster.written] == [("Stopped", "SourceDeleted")]
+    assert cluster.asked == ["run"] * 2  # once in each pass, for the archive and for the close

@@ -68,7 +68,7 @@ PHRASES = [
     f"away | tried again after {n(backfill.AGAIN_S)} s, from the beginning",
     f"a call to Argo Server | {n(archive.CALL_S)} s, {n(archive.CONNECT_S)} s to connect;",
     f"a page of {archive.PAGE} runs of {size(archive.PAGE_BYTES)}, a run of {size(archive.BODY_BYTES)}",
-    f"in one look at the cluster | {survey.RECALLED_MOST};",
+    f"in one look at the cluster | {orphans.RECALLED_MOST};",
     f"{n(s.prefix_objects)} objects below a key that is a directory, {size(s.prefix_bytes)} of them",
     f"{n(s.artifact_s)} s for one artifact",
     f"{n(a.members)} members of an archive, {size(a.member_bytes)} a member, {size(a.total_bytes)} unpacked",

@@ -42,6 +42,7 @@ class Cluster:
     def __init__(self, *entries: Entry) -> None:
         self.entries = {e.name: e for e in entries}
         self.gone = {e.spec.run.name for e in entries}
+        self.unlisted: set[str] = set()  # a list leaves them out, and they stand
         self.no_workflows = False
         self.asked: list[str] = []
         self.written: list[tuple[str, str]] = []
@@ -63,7 +64,8 @@ class Cluster:
         if "/workflows" in seen.path and self.no_workflows:
             return said({"reason": "NotFound"}, 404)
         if seen.path.endswith("/workflows"):
-            standing = {e.spec.run.uid: e for e in self.entries.values() if e.spec.run.name not in self.gone}
+            listed = [e for e in self.entries.values() if e.spec.run.name not in self.gone | self.unlisted]
+            standing = {e.spec.run.uid: e for e in listed}
             return said({"metadata": {}, "items": [self._workflow(e) for e in standing.values()]})
         if "/workflows/" in seen.path:
             self.asked.append(name)
@@ -158,7 +160,7 @@ async def test_more_are_held_and_said_once_and_no_more_is_asked_than_it_takes_to
     async with operator(cluster) as house:
         await house.survey()
         await house.survey()
-        assert (house.dispatch.survey.held, cluster.held) == (MANY * 4, {"a"})
+        assert (house.dispatch.orphans.held, cluster.held) == (MANY * 4, {"a"})
     assert cluster.written == []
     assert len(cluster.asked) == 2 * 21
     assert [reason for _, reason in cluster.events if reason != "Ready"] == [api.HELD]
@@ -185,7 +187,7 @@ async def test_what_is_confirmed_is_closed_and_what_comes_later_is_held_again() 
         assert cluster.written == [("a", "SourceDeleted")] * MANY
         assert observe.counts["lost"] - before == MANY
         await house.survey()
-        assert (house.dispatch.survey.held, cluster.held) == (0, set())
+        assert (house.dispatch.orphans.held, cluster.held) == (0, set())
         later = [entry(n) for n in range(100, 100 + MANY)]
         cluster.entries |= {e.name: e for e in later}
         cluster.gone |= {e.spec.run.name for e in later}
@@ -203,9 +205,18 @@ async def test_runs_that_are_back_are_held_no_more_and_none_was_closed() -> None
         assert cluster.held == {"a"}
         cluster.gone = set()
         await house.survey()
-        assert (house.dispatch.survey.held, cluster.held) == (0, set())
+        assert (house.dispatch.orphans.held, cluster.held) == (0, set())
     assert cluster.written == []
     assert [reason for _, reason in cluster.events if reason != "Ready"] == [api.HELD, "MassOrphanGuardLifted"]
+
+
+async def test_a_run_that_is_back_when_it_is_asked_for_is_neither_closed_nor_held() -> None:
+    cluster = Cluster(entry(1))
+    cluster.gone, cluster.unlisted = set(), {"run-1"}
+    async with operator(cluster) as house:
+        await house.survey()
+        assert (cluster.asked, house.dispatch.orphans.held) == (["run-1"], 0)
+    assert (cluster.written, cluster.held) == ([], set())
 
 
 async def test_a_target_that_holds_goes_on_holding_until_none_of_its_runs_is_missing() -> None:

@@ -99,7 +99,7 @@ class Page(Collector):
             yield _runs(stand.dispatch)
             yield GaugeMetricFamily(
                 "pipetrail_orphans_held", "Runs that are gone and not closed, as too many went at once.",
-                value=stand.dispatch.survey.held,
+                value=stand.dispatch.orphans.held,
             )  # fmt: skip
             yield from _outbox(stand.dispatch)
             yield from _targets(stand.dispatch)

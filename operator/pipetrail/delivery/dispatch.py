@@ -13,6 +13,7 @@ from pipetrail.api import TargetRef
 from pipetrail.delivery.attendant import Attendant
 from pipetrail.delivery.backfill import Backfills
 from pipetrail.delivery.book import Book
+from pipetrail.delivery.closing import Closing
 from pipetrail.delivery.copies import Copies
 from pipetrail.delivery.delivery import Deliveries
 from pipetrail.delivery.housekeeping import Housekeeping
@@ -20,6 +21,7 @@ from pipetrail.delivery.keeping import Keeper
 from pipetrail.delivery.lane import Permit, always
 from pipetrail.delivery.ledger import Entry, Ledger, Lost
 from pipetrail.delivery.namespaces import Namespaces
+from pipetrail.delivery.orphans import Orphans
 from pipetrail.delivery.queue import Priority
 from pipetrail.delivery.readings import Readings
 from pipetrail.delivery.recall import Recall
@@ -68,9 +70,13 @@ class Dispatch:
             runs=self.runs, book=self.book, copies=self.copies, roster=self.roster, namespaces=self.namespaces,
             templates=self.templates,
         )  # fmt: skip
+        self.orphans = Orphans(
+            kube, book=self.book, runs=self.runs, roster=self.roster, status=status,
+            closing=Closing(ledger, self.book, self.roster, cluster), offer=self._offer, archive=archive,
+        )  # fmt: skip
         self.survey = Survey(
-            kube, ledger, self.book, self.runs, self.roster, status, self._takers.of, self._offer,
-            settings.watch_namespaces, cluster=cluster, has_copy=self.copies.may_have, archive=archive, share=share,
+            kube, book=self.book, runs=self.runs, roster=self.roster, orphans=self.orphans, takers=self._takers.of,
+            offer=self._offer, has_copy=self.copies.may_have, namespaces=settings.watch_namespaces, share=share,
         )  # fmt: skip
         recall = Recall(kube, ledger, self.book, self.copies, self.survey.due.set)
         readings = Readings(kube, reader, cluster, vanished=self.survey.due.set)

@@ -207,6 +207,14 @@ class Runs:
         """The state of a run, if it is remembered."""
         return self._states.get(uid)
 
+    def of(self, run: tuple[str, str]) -> RunState | None:
+        """The state of the run of this namespace and uid.
+
+        A TrackedRun that someone forged may name the uid of one in another namespace.
+        """
+        state = self._states.get(run[1])
+        return state if state is not None and state.id == run else None
+
     def all(self) -> tuple[RunState, ...]:
         """Every state, in no order that means anything."""
         return tuple(self._states.values())
