@@ -11,10 +11,11 @@ import pytest_asyncio
 from tests.e2e.stage import until
 
 from pipetrail.controller import bookmarks
+from pipetrail.controller.alone import Alone
 from pipetrail.controller.lease import LEASES, Lease
 from pipetrail.controller.plans import Plan
-from pipetrail.controller.shares import Alone, Beginning, Several, Shares, shares
-from pipetrail.controller.stands import name_of
+from pipetrail.controller.shares import Several, Shares, shares
+from pipetrail.controller.stands import Beginning, name_of
 from pipetrail.kube import Kube
 from pipetrail.settings import Settings
 from pipetrail.shards import TOP, WHOLE

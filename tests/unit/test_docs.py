@@ -9,7 +9,7 @@ from tests.named import named
 
 from pipetrail import api, capture, kube, recording, recording_writer, settings, shards
 from pipetrail.api import Delivery
-from pipetrail.controller import app, bookmarks, lease, shares, stands
+from pipetrail.controller import alone, app, bookmarks, lease, shares, stands
 from pipetrail.delivery import (
     attendant,
     backfill,
@@ -169,7 +169,7 @@ PHRASES = [
     f"would have at most {shards.WORTH} of it",
     f"noticed within {n(lease.RENEW_S)} s; each ends what is under way within {n(app.DRAIN_S)} s",
     f"after {n(lease.DURATION_S)} s the others take it for run out; it sends nothing from {n(lease.GIVE_UP_S)} s on",
-    f"can't see the other Leases | waits {n(shares.BLIND_S)} s",
+    f"can't see the other Leases | waits {n(alone.BLIND_S)} s",
     f"watches stood | used for {n(stands.STALE_S)} s",
     f"{size(recording_writer.MAX_EVENTS_BYTES)} of events, {size(recording_writer.MAX_STORE_BYTES)} of objects,",
     f"{size(recording_writer.MAX_LOG_BYTES)} a log",

@@ -21,8 +21,8 @@ from pipetrail import api, observe
 from pipetrail.controller.bookmarks import Bookmarks
 from pipetrail.controller.health import Health, serving
 from pipetrail.controller.lease import Lease
-from pipetrail.controller.shares import Beginning, Shares, shares
-from pipetrail.controller.stands import name_of
+from pipetrail.controller.shares import Shares, shares
+from pipetrail.controller.stands import Beginning, name_of
 from pipetrail.controller.watches import Kinds, Watches
 from pipetrail.delivery.dispatch import Dispatch
 from pipetrail.delivery.ledger import Ledger, Lost

@@ -1,4 +1,4 @@
-"""What a shard says in its Lease of how far it is, for the others to see; and whose watches stood where."""
+"""What a shard says in its Lease of how far it is, for the others to see; and from where who begins has to watch."""
 
 import datetime as dt
 from collections.abc import Mapping, Sequence
@@ -11,8 +11,11 @@ from pipetrail.controller import bookmarks
 from pipetrail.controller.bookmarks import Versions
 from pipetrail.controller.lease import Beside
 from pipetrail.record import Frozen
+from pipetrail.shards import Share
 
 ANNOTATION: Final = f"{GROUP}/shard"
+POLL_S: Final = 1.0
+"""So often who waits for the others looks at their Leases."""
 STALE_S: Final = 300.0
 """Where a Lease's watches stood is of no use any more: the API server has forgotten it."""
 
@@ -30,6 +33,13 @@ class Stand(Frozen, frozen=True):
     span: int = 1
     free: bool = False
     left: Mapping[str, str] = {}
+
+
+class Beginning(Frozen, frozen=True):
+    """What a shard may begin with: its share, and from where to watch."""
+
+    share: Share
+    start_at: Mapping[str, str] = {}
 
 
 def name_of(lease: str, number: int) -> str:
