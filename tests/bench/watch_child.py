@@ -39,7 +39,7 @@ async def plain(namespace: str, context: str | None) -> None:
 
         @kopf.on.login(registry=registry)
         async def login(**_: Any) -> kopf.ConnectionInfo:
-            return kopf.ConnectionInfo(**await kube.credentials())
+            return kopf.ConnectionInfo(**await kube.login.credentials())
 
         @kopf.on.event("argoproj.io/v1alpha1", "workflows", registry=registry)
         async def nothing(**_: Any) -> None:

@@ -108,7 +108,7 @@ def registry(declared: Declared, kinds: Kinds, kube: Kube) -> kopf.OperatorRegis
 
     @kopf.on.login(registry=handlers)
     async def login(**_: Any) -> kopf.ConnectionInfo:
-        credentials = await kube.credentials()
+        credentials = await kube.login.credentials()
         return kopf.ConnectionInfo(**credentials)
 
     def serve(group: str, plural: str, version: str, receive: Callable[[str | None, Mapping[str, Any]], None]) -> None:

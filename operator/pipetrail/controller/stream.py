@@ -261,7 +261,7 @@ class Stream:
         if self._trouble != self._said:
             self._said = self._trouble
             observe.log().warning("watch ended", watch=self._collection.path, cause=self._said)
-        if isinstance(error, ApiError) and error.status == 401 and await self._kube.renew():
+        if isinstance(error, ApiError) and error.status == 401 and await self._kube.login.renew():
             return
         self._troubles += 1
         await asyncio.sleep(backoff_s(self._troubles, PAUSE_MOST_S))

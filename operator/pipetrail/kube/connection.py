@@ -7,51 +7,22 @@ fails; neither a token nor a body ever stands in an exception.
 
 import asyncio
 import contextlib
-import os
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from typing import Any, Final, Self
-from urllib.parse import quote, urlsplit
-from urllib.request import getproxies, proxy_bypass
+from urllib.parse import quote
 
 import aiohttp
 import msgspec
 from kubernetes.aio import client as k8s
 from kubernetes.aio import config as k8s_config
-from kubernetes.aio.config import kube_config
 
-from pipetrail.shards import WHOLE, Share
+from pipetrail.kube.errors import ApiError, Unreachable, refusal
+from pipetrail.kube.login import Login
 
 TIMEOUT_S: Final = 30.0
 WATCH_S: Final = 300
 PAGE: Final = 250  # objects a list page: 20 KB Workflows make pages of 5 MB
 MERGE_PATCH: Final = "application/merge-patch+json"
-TRACKED_RUNS: Final = "/apis/pipetrail.dev/v1alpha1"
-ARGO: Final = "/apis/argoproj.io/v1alpha1"
-
-
-def collections(root: str, plural: str, namespaces: Sequence[str] = (), share: Share = WHOLE) -> tuple[str, ...]:
-    """Paths of the lists of a kind: one for the whole cluster or, if some are named, one for each that is ours."""
-    if not namespaces:
-        return (f"{root}/{plural}",)
-    return tuple(f"{root}/namespaces/{name}/{plural}" for name in namespaces if share.owns(name))
-
-
-class KubeError(Exception):
-    """Anything that went wrong between us and the API server."""
-
-
-class ApiError(KubeError):
-    """The API server answered with an error: `status` is HTTP's, `reason` Kubernetes' own word (NotFound, Conflict)."""
-
-    def __init__(self, status: int, reason: str, message: str, call: str) -> None:
-        super().__init__(f"{call}: {status} {reason}: {message[:500]}")
-        self.status = status
-        self.reason = reason
-        self.message = message
-
-
-class Unreachable(KubeError):
-    """No answer: the connection failed or the time ran out. A write may have happened or not."""
 
 
 class Kube:
@@ -60,77 +31,25 @@ class Kube:
     `on_write` is called with the verb and the plural of each write, so that writes can be counted.
     """
 
-    def __init__(self, configuration: Any, *, on_write: Callable[[str, str], None] | None = None) -> None:
-        configuration.retries = None  # a retry is the caller's decision
-        # Else aiohttp looks for a proxy and reads ~/.netrc, each in a thread, for every single call.
-        configuration.client_session_kwargs = {"trust_env": False}
-        configuration.proxy = configuration.proxy or _proxy(str(configuration.host))
+    def __init__(
+        self, configuration: Any, *, on_write: Callable[[str, str], None] | None = None, login: Login | None = None
+    ) -> None:
+        self.login = login or Login(configuration)
         self._api = k8s.ApiClient(configuration)
         self._on_write = on_write
-        self._context: str | None = None
-        self._from_file = False
 
     @classmethod
     async def connect(
         cls, context: str | None = None, *, on_write: Callable[[str, str], None] | None = None, connections: int = 100
     ) -> Self:
-        """Connect as kubectl would: the pod's ServiceAccount, else KUBECONFIG or ~/.kube/config (`context` of it).
-
-        At most so many `connections` at a time, 0 for any number: a watch holds one.
-        """
-        configuration = k8s.Configuration()
-        configuration.connection_pool_maxsize = connections
-        try:
-            if context is None and "KUBERNETES_SERVICE_HOST" in os.environ:
-                k8s_config.load_incluster_config(configuration)
-            else:
-                await k8s_config.load_kube_config(
-                    context=context, client_configuration=configuration, persist_config=False
-                )
-        except (k8s_config.ConfigException, OSError, TypeError) as error:
-            raise KubeError(f"no cluster to talk to: {error}; set KUBECONFIG or pass --context") from None
-        made = cls(configuration, on_write=on_write)
-        made._context = context
-        made._from_file = context is not None or "KUBERNETES_SERVICE_HOST" not in os.environ
-        return made
+        """Connect as :meth:`Login.find` says."""
+        login = await Login.find(context, connections=connections)
+        return cls(login.configuration, on_write=on_write, login=login)
 
     @property
     def host(self) -> str:
         """Address of the API server."""
         return str(self._api.configuration.host)
-
-    async def renew(self) -> bool:
-        """Read the token anew where it lies: the one that we have is no longer taken. True if there is another one.
-
-        In a pod the client does so by itself every minute.
-        """
-        if not self._from_file:
-            return False
-        fresh = k8s.Configuration()
-        try:
-            await k8s_config.load_kube_config(context=self._context, client_configuration=fresh, persist_config=False)
-        except (k8s_config.ConfigException, OSError, TypeError):
-            return False
-        mine = self._api.configuration
-        changed = bool(fresh.api_key != mine.api_key)
-        mine.api_key = fresh.api_key
-        return changed
-
-    async def credentials(self) -> dict[str, Any]:
-        """What kopf needs to log in as the same user; a token that is refreshed is read anew each time."""
-        await self.renew()
-        configuration = self._api.configuration
-        setting = (await configuration.auth_settings()).get("BearerToken") or {}
-        scheme, _, token = str(setting.get("value") or "").partition(" ")
-        return {
-            "server": configuration.host,
-            "ca_path": configuration.ssl_ca_cert or None,
-            "insecure": not configuration.verify_ssl,
-            "certificate_path": configuration.cert_file or None,
-            "private_key_path": configuration.key_file or None,
-            "scheme": scheme.capitalize() or None,
-            "token": token or None,
-        }
 
     async def close(self) -> None:
         """Close the connections."""
@@ -176,7 +95,7 @@ class Kube:
             raise Unreachable(f"GET {path}: TimeoutError") from None
         try:
             if response.status >= 400:
-                raise await _error(response, f"GET {path}")
+                raise await refusal(response, f"GET {path}")
             yield b""
             while True:
                 async with asyncio.timeout(silence_s):
@@ -199,7 +118,7 @@ class Kube:
         response = await self._send("GET", path, timeout_s=WATCH_S + TIMEOUT_S, query=query)
         try:
             if response.status >= 400:
-                raise await _error(response, call)
+                raise await refusal(response, call)
             async for line in response.content:
                 event = msgspec.json.decode(line)
                 if event["type"] == "ERROR":
@@ -264,7 +183,7 @@ class Kube:
                     method, path, timeout_s=timeout_s, query=query, body=body,
                     content_type=content_type, metadata_only=metadata_only,
                 )  # fmt: skip
-                if response.status == 401 and await self.renew():
+                if response.status == 401 and await self.login.renew():
                     response.release()
                     response = await self._send(
                         method, path, timeout_s=timeout_s, query=query, body=body,
@@ -272,7 +191,7 @@ class Kube:
                     )  # fmt: skip
                 try:
                     if response.status >= 400:
-                        raise await _error(response, call)
+                        raise await refusal(response, call)
                     return msgspec.json.decode(await response.read())
                 finally:
                     response.release()
@@ -313,32 +232,3 @@ class Kube:
             raise Unreachable(f"{method} {path}: {type(error).__name__}") from None
         response: aiohttp.ClientResponse = answer.response
         return response
-
-
-def context_namespace(context: str | None) -> str:
-    """The namespace that kubectl would take: the one of the kubeconfig's context, else ``default``."""
-    try:
-        contexts, active = kube_config.list_kube_config_contexts()
-    except (k8s_config.ConfigException, OSError):
-        return "default"  # no kubeconfig, as in a pod: connecting will say what is wrong if anything is
-    chosen = next((c for c in contexts if c["name"] == context), active)
-    return str(chosen.get("context", {}).get("namespace") or "default")
-
-
-def _proxy(address: str) -> str | None:
-    """The proxy that the environment names for the API server, as kubectl would take it (HTTPS_PROXY, NO_PROXY)."""
-    parts = urlsplit(address)
-    if not parts.hostname or proxy_bypass(parts.hostname):
-        return None
-    found = getproxies()
-    return found.get(parts.scheme) or found.get("all")
-
-
-async def _error(response: aiohttp.ClientResponse, call: str) -> ApiError:
-    raw = await response.content.read(1 << 16)
-    try:
-        status = msgspec.json.decode(raw)
-        reason, message = str(status.get("reason") or response.reason), str(status.get("message") or "")
-    except (msgspec.DecodeError, AttributeError):
-        reason, message = str(response.reason), raw.decode("utf-8", "replace")
-    return ApiError(response.status, reason, message, call)
