@@ -197,7 +197,7 @@ class Refused(TargetError):
 
 
 class Target(Protocol):
-    """One tracker at one address. All methods raise :class:`TargetError` and nothing else."""
+    """One tracker at one address. All methods raise :class:`TargetError` and nothing else. A target derives from it."""
 
     capabilities: ClassVar[Capabilities]
 
@@ -234,8 +234,12 @@ class Target(Protocol):
         ...
 
     async def kept(self, handle: Handle, sent: Sequence[File]) -> frozenset[str]:
-        """The paths of those of `sent` that it holds as they are; fewer where it can't tell: those are sent again."""
-        ...
+        """The paths of those of `sent` that it holds as they are; fewer where it can't tell: those are sent again.
+
+        None, unless a target looks: a file that is sent again is the same file.
+        """
+        del handle, sent
+        return frozenset()
 
     async def close(self) -> None:
         """Give connections back."""

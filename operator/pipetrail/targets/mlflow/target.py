@@ -41,6 +41,7 @@ from pipetrail.targets.target import (
     Refused,
     Retry,
     RunStatus,
+    Target,
     TrackerRun,
     Unusable,
 )
@@ -51,7 +52,7 @@ READS_AT_ONCE: Final = 4
 ISOLATING_MOST: Final = 200
 
 
-class MlflowTarget:
+class MlflowTarget(Target):
     """One MLflow server. Values are resolved already: no reference, no environment is read here.
 
     With `own_stores` files go with the operator's own credentials where MLflow does not take them itself.

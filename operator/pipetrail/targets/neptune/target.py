@@ -31,6 +31,7 @@ from pipetrail.targets.target import (
     Receipt,
     Refused,
     Retry,
+    Target,
     TrackerRun,
     Unusable,
 )
@@ -49,7 +50,7 @@ class Doubt(Frozen, frozen=True):
     since: float
 
 
-class NeptuneTarget:
+class NeptuneTarget(Target):
     """One project of one Neptune server. Values are resolved already: no reference, no environment is read here.
 
     Raises :class:`Unusable` or :class:`Unauthorised` if the address and the token can't be right together. No process
@@ -203,11 +204,6 @@ class NeptuneTarget:
         there = await self._attributes(run, handle)
         series = {a.path: await self._sender.series(run, a.path) for a in there.values() if held.is_series(a)}
         return held.held(handle, there, series)
-
-    async def kept(self, handle: Handle, sent: Sequence[File]) -> frozenset[str]:
-        """Not looked at: a file that is sent again is the same file."""
-        del handle, sent
-        return frozenset()
 
     async def close(self) -> None:
         """Let the call under way end, then end the worker."""

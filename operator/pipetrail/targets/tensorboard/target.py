@@ -12,13 +12,13 @@ from typing import ClassVar, Final, TypeVar
 from pipetrail.targets.target import (
     Batch,
     Capabilities,
-    File,
     Handle,
     Health,
     Held,
     Receipt,
     Refused,
     Retry,
+    Target,
     TrackerRun,
 )
 from pipetrail.targets.tensorboard import figures, links, paths
@@ -34,7 +34,7 @@ FORMAT: Final = "brain.Event:2"
 T = TypeVar("T")
 
 
-class TensorboardTarget:
+class TensorboardTarget(Target):
     """The directory at `parts` below `root`. `ui_uri` is the address of a TensorBoard that shows it, if any does."""
 
     capabilities: ClassVar[Capabilities] = CAPABILITIES
@@ -89,11 +89,6 @@ class TensorboardTarget:
         """All that the event file holds."""
         parts = _parts(handle)
         return self._held(await self._call(lambda _: self._runs.read(parts)))
-
-    async def kept(self, handle: Handle, sent: Sequence[File]) -> frozenset[str]:
-        """Not looked at: a file that is laid again is the same file."""
-        del handle, sent
-        return frozenset()
 
     async def close(self) -> None:
         """Start no more threads; those that write end by themselves."""
