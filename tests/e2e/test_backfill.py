@@ -161,7 +161,8 @@ async def test_a_killed_operator_goes_on_with_a_backfill_and_live_runs_go_first(
         return said if said is not None and said.over else None
 
     done = await until("the backfill is over", over, within_s=180)
-    assert (done.phase, done.sent, done.already, done.failed, done.chosen) == ("Done", 40, 0, 0, 40)
+    assert (done.phase, done.sent + done.already, done.failed, done.chosen) == ("Done", 40, 0, 40)
+    assert done.already <= 1  # killed between the last call for it and its TrackedRun's, which counts it as there
     there = await oracle.held(tracker.url)
     keys = [h.key for h in there if h.tags.get("pipetrail.namespace") == stage.namespace]
     assert len(keys) == len(set(keys))
