@@ -82,11 +82,6 @@ class Submitting:
         self.final_at: dict[str, float] = {}
         self.planned: dict[str, Planned] = {}
 
-    @property
-    def under_way(self) -> int:
-        """Runs that are being played."""
-        return len(self.planned) - len(self.final_at)
-
     async def submit(self, run: Planned) -> None:
         """Play a run to its end; if it is to go then, it does: at once by its TTL, or some seconds later by hand."""
         script = self._script(run)
@@ -98,8 +93,12 @@ class Submitting:
             return True
 
         await until(f"the artifacts of {run.name} are in the store", uploaded)  # the API server may be restarting
-        await replay.replay(script, self.stage.kube, name=run.name, speed=script.duration_s / run.lasts_s)
-        self.final_at[run.name] = time.time()
+
+        def moved(_: replay.Played) -> None:
+            self.final_at[run.name] = time.time()
+
+        speed = script.duration_s / run.lasts_s
+        await replay.replay(script, self.stage.kube, name=run.name, speed=speed, on_move=moved)
         if run.fate in AT_THE_END:
             if run.fate == "deleted after its end":
                 await asyncio.sleep(random.Random(f"{self._seed} {run.name}").uniform(0, BY_HAND_WITHIN_S))
@@ -118,7 +117,6 @@ class Submitting:
             playing.cancel()
             with suppress(asyncio.CancelledError):
                 await playing
-        self.final_at.setdefault(run.name, time.time())
         await self._delete(run)
 
     async def hold(self) -> None:

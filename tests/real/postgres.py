@@ -61,7 +61,7 @@ class Postgres:
         subprocess.run(
             [
                 str(binaries / "initdb"), "-D", data, "-U", self._user, "-A", "scram-sha-256", "--pwfile", str(secret),
-                "--no-sync",
+                "--no-sync", "--encoding", "UTF8", "--locale", "C",
             ],
             check=True, capture_output=True, user=user, cwd=self._data, env=path,
         )  # fmt: skip
