@@ -15,6 +15,7 @@ from pipetrail.delivery.backfill import Backfills
 from pipetrail.delivery.book import Book
 from pipetrail.delivery.copies import Copies
 from pipetrail.delivery.delivery import Deliveries, run_name
+from pipetrail.delivery.doubts import Doubts
 from pipetrail.delivery.keeping import Keeper
 from pipetrail.delivery.lane import Done, Halt, Later, Permit, Verdict, always
 from pipetrail.delivery.ledger import Entry, Ledger, Lost
@@ -99,6 +100,10 @@ class Dispatch:
             kube, book=self.book, runs=self.runs, roster=self.roster, decide=self.decide, learn=self.templates.learn,
             namespaces=settings.watch_namespaces, archive=archive, share=share,
         )  # fmt: skip
+        self.doubts = Doubts(
+            ledger, self.book, self.runs, self.roster, cluster=cluster, has_copy=self.copies.may_have,
+            began=lambda: self.survey.passes > 0,
+        )  # fmt: skip
         self._settled = asyncio.Event()
         self._spawned: set[asyncio.Task[None]] = set()
 
@@ -124,6 +129,7 @@ class Dispatch:
             tasks.create_task(self.resend.run(), name="resend")
             tasks.create_task(self.backfills.run(), name="backfill")
             tasks.create_task(self._rest_forever(), name="rest")
+            tasks.create_task(self.doubts.run(), name="doubts")
 
     # --- what the watches say -------------------------------------------------------------------------------------
 
