@@ -54,7 +54,7 @@ NEEDED: Needed = (
     ("dnsmasq-base", _has("dnsmasq")),
     ("mmdebstrap", _has("mmdebstrap")),
     ("busybox-static", lambda: static_busybox() is not None),
-    ("postgresql", lambda: postgres() is not None),  # of no part of the node: Argo's archive in the tests
+    ("postgresql", lambda: postgres() is not None),  # of no part of the node: of tests and chaos
 )
 
 

@@ -24,7 +24,7 @@ from tests.chaos.driver import Driver, Verdict
 from tests.chaos.schedule import Schedule, schedule
 from tests.cluster.fixtures import with_crds
 from tests.e2e.stage import tool
-from tests.real import mlflow
+from tests.real import mlflow, postgres
 
 from pipetrail.replay import ReplayError
 
@@ -79,11 +79,21 @@ def _again(plan: Schedule, short: bool) -> str:
 def _played(plan: Schedule, folder: Path) -> Verdict:
     with ExitStack() as stack:
         server = mlflow.plain(folder / "mlflow")
+        server.database = "" if plan.short else _database(stack, folder)
         server.start(bound=True)
         stack.callback(server.stop)
         cluster = _cluster(stack)
         server.wait()
         return asyncio.run(Driver(plan, folder).play(cluster, server))
+
+
+def _database(stack: ExitStack, folder: Path) -> str:
+    """PostgreSQL where it is installed; empty for MLflow's own SQLite."""
+    if why := postgres.missing():
+        print(f"MLflow is on SQLite: {why}", flush=True)
+        return ""
+    print("MLflow is on PostgreSQL", flush=True)
+    return stack.enter_context(postgres.serving(folder, "mlflow", "mlflow")).url
 
 
 def _cluster(stack: ExitStack) -> "Cluster":

@@ -24,23 +24,27 @@ from tests.chaos.steps import (
     Away,
     Deletions,
     DiskFull,
+    Join,
     Kill,
     NamespaceEnds,
     Odd,
     Planned,
     Rotate,
+    Split,
     Step,
     Submit,
 )
 from tests.cluster.fixtures import ROOT, Cluster
-from tests.e2e.stage import starts, until
+from tests.e2e.stage import until
 from tests.e2e.trap import Trap
 from tests.real import mlflow
 
 CALL_WITHIN_S: Final = 45.0
 ENOUGH: Final = 6
+OUR_ERRORS: Final = ("delivery failed", "event failed", "not kept")
 SETTLED_WITHIN_S: Final = 240.0
 DRAINED_WITHIN_S: Final = 600.0
+SAY_EVERY_S: Final = 10.0
 LINE: Final = 118
 
 
@@ -90,7 +94,7 @@ class Driver:
             say=lambda text: self.mark(text, shown=False),
         ) as where:  # fmt: skip
             self.where = where
-            self.trap = Trap(where.operator)
+            self.trap = Trap(where.crew)
             self.trap.watch(where.api)
             for tracker, proxy in where.proxies.items():
                 if tracker != "second":
@@ -104,10 +108,10 @@ class Driver:
             submitting.save(submitted, self.folder)
             never = {run.name for run in self.plan.runs} - {run.name for run in submitted}
             undelivered += [f"{name} was never submitted" for name in sorted(never)]
-            where.operator.kill()
+            where.crew.kill_all()
             self.mark("judging", "operator down")
             code, text = await asyncio.to_thread(self._judge)
-            errors = len(where.operator.lines("delivery failed"))
+            errors = sum(len(where.crew.lines(event)) for event in OUR_ERRORS)
         return Verdict(code, text, errors, tuple(undelivered), time.monotonic() - self._begun)
 
     async def _steps(self) -> None:
@@ -133,15 +137,13 @@ class Driver:
             case Away() | ApiRestart() | Rotate() | DiskFull():
                 self.mark(str(step))
                 self._troubles.add(asyncio.create_task(self._lasts(step)))
-            case Deletions(runs=runs, calm=False):
+            case Deletions(runs=runs):
                 self.mark(str(step), "deletions")
                 for run in runs:
-                    self._play(self._deleted(run, calm=False))
-            case Deletions(runs=runs):
-                async with self._calm():
-                    self.mark(str(step), "deletions")
-                    await asyncio.gather(*(self._deleted(run, calm=True) for run in runs))
-                    await self._settled(runs)
+                    self._play(self._deleted(run))
+            case Split() | Join():
+                await asyncio.gather(*self._troubles)
+                await self._changed(step)
             case NamespaceEnds(runs=runs):
                 async with self._calm():
                     self.mark(str(step), "deletions")
@@ -156,6 +158,7 @@ class Driver:
 
     async def _kill(self, step: Kill) -> None:
         self._killed += 1
+        self.where.crew.victim = step.shard or 0
         self.trap.sprung.clear()
         self.trap.what = ""
         if step.call is None:
@@ -165,18 +168,37 @@ class Driver:
         else:
             self.trap.set_for = step.moment
             if step.bait is not None:
-                self._play(self.where.home.submit(step.bait))
+                self._play(self._home(step.bait).submit(step.bait))
             try:
                 await until(str(step), self._sprung, within_s=CALL_WITHIN_S, every_s=0.02)
             except AssertionError:
                 self.trap.spring(f"no such call within {CALL_WITHIN_S:.0f} s")
         calls = sorted(set(self.trap.under_way.values()))
         what = f"{step.moment!s:25} {self.trap.what[:30]:30} {self.trap.in_flight:3} in flight; {', '.join(calls)}"
-        self.mark(f"kill {self._killed:2}/{self.plan.kills}  {what}", "operator down")
+        if step.shard is not None:
+            what += f"; shard {step.shard}, the other one works on"
+        down, up = ("operator down", "operator up") if step.shard is None else ("fault", "fault")
+        self.mark(f"kill {self._killed:2}/{self.plan.kills}  {what}", down)
         await asyncio.sleep(0.05)
         self.trap.under_way.clear()
-        await starts(self.where.operator)
-        self.mark("the operator is up", "operator up", shown=False)
+        await self.where.crew.starts()
+        self.mark("the operator is up", up, shown=False)
+
+    async def _changed(self, step: Split | Join) -> None:
+        """How many operators there are: whoever ends is stopped as Kubernetes does it."""
+        crew = self.where.crew
+        self.mark(str(step))
+        code = await asyncio.to_thread(crew.at_work[0].stop)
+        if isinstance(step, Split):
+            self.mark(f"the operator has ended with {code}", "operator down")
+            shares = await crew.splits()
+            self.mark("two shards are up", "operator up")
+            mine = {each.stage.namespace: shares[each.stage.namespace] for each in self.where.homes}
+            self.mark(f"namespaces by shard: {mine}", shown=False)
+            assert set(mine.values()) == {0, 1}, f"one shard has nothing to do: {mine}"
+        else:
+            await crew.joins()
+            self.mark("one operator is up")
 
     async def _sprung(self) -> bool:
         return self.trap.sprung.is_set()
@@ -205,15 +227,18 @@ class Driver:
     def _play(self, call: Any) -> None:
         self._playing.add(asyncio.create_task(call))
 
-    async def _deleted(self, run: Planned, *, calm: bool) -> None:
+    def _home(self, run: Planned) -> submitting.Submitting:
+        return self.where.homes[run.home]
+
+    async def _deleted(self, run: Planned) -> None:
         if run.fate == "deleted while it runs":
-            await self.where.home.submit_and_delete(run, in_all=calm)
+            await self._home(run).submit_and_delete(run)
         else:
-            await self.where.home.submit(run)
+            await self._home(run).submit(run)
 
     async def _burst(self, runs: Sequence[Planned], per_s: float) -> None:
         for run in runs:
-            self._play(self.where.home.submit(run))
+            self._play(self._home(run).submit(run))
             await asyncio.sleep(1 / per_s)
 
     async def _settled(self, runs: Sequence[Planned]) -> None:
@@ -225,7 +250,7 @@ class Driver:
             open_ones = []
             for place in self.where.submitted:
                 found = [t for t in await place.stage.tracked() if t["spec"]["run"]["name"] in names]
-                want = sum(run in place.planned.values() for run in runs) * await self._targets(place)
+                want = sum(run in place.planned.values() for run in runs) * len(await place.targets())
                 open_ones += [_told(t) for t in found if not _over(t, doubts=False)]
                 if len(found) != want:
                     open_ones.append(f"{len(found)} of {want} TrackedRuns are there in {place.stage.namespace}")
@@ -235,9 +260,6 @@ class Driver:
             "the runs that are deleted are settled", settled, within_s=SETTLED_WITHIN_S, every_s=0.5,
             otherwise=lambda: "\n".join(open_ones),
         )  # fmt: skip
-
-    async def _targets(self, place: submitting.Submitting) -> int:
-        return len((await place.stage.kube.get(place.stage._targets))["items"])
 
     async def _end(self) -> list[str]:
         """All played, all healed, all delivered; what is not after a long time."""
@@ -254,22 +276,32 @@ class Driver:
         self.mark(f"all {runs} runs were played, nothing goes wrong any more", "played")
         odd = sum(faults.happened for faults in self.where.faults.values())
         self.mark(f"calls that took effect: {dict(self.trap.calls)}; odd answers: {odd}", shown=False)
-        await self.where.home.collect()
         open_ones: list[str] = []
+        said_at = time.monotonic()
+        for home in self.where.homes:
+            await home.collect()
 
         async def drained() -> bool:
-            nonlocal open_ones
-            found = await self.where.home.stage.tracked()
-            want = len(self.where.home.planned) * await self._targets(self.where.home)
-            open_ones = [_told(t) for t in found if not _over(t, doubts=not self.plan.short)]
-            if len(found) != want:
-                open_ones.append(f"{len(found)} of {want} TrackedRuns are there")
+            nonlocal open_ones, said_at
+            open_ones = []
+            for home in self.where.homes:
+                found = await home.stage.tracked()
+                want = len(home.planned) * len(await home.targets())
+                open_ones += [_told(t) for t in found if not _over(t, doubts=not self.plan.short)]
+                if len(found) != want:
+                    open_ones.append(f"{len(found)} of {want} TrackedRuns are there in {home.stage.namespace}")
+            # A doubt is looked at when it is a minute old, and a copy stays so long: the short form waits for neither.
+            if not open_ones and not self.plan.short and (copies := await self.where.copies()):
+                open_ones.append(f"{len(copies)} copies lie in the outbox")
+            if open_ones and time.monotonic() > said_at + SAY_EVERY_S:
+                said_at = time.monotonic()
+                self.mark(f"{len(open_ones)} are open: {'; '.join(open_ones[:5])}"[:2000], shown=False)
             return not open_ones
 
         try:
             await until("all is delivered", drained, within_s=DRAINED_WITHIN_S, every_s=0.5)
         except AssertionError:
-            tracked = await self.where.home.stage.tracked()
+            tracked = [found for home in self.where.homes for found in await home.stage.tracked()]
             (self.folder / "trackedruns.json").write_text(json.dumps(tracked, indent=1))
         self.mark(f"delivered, but for {len(open_ones)}" if open_ones else "all is delivered", "delivered")
         return open_ones

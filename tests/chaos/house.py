@@ -1,4 +1,8 @@
-"""All that stands around the operator while things go wrong: trackers, proxies before them, namespaces, targets."""
+"""All that stands around the operator while things go wrong: trackers, proxies before them, namespaces, targets.
+
+The operator has a namespace of its own, with its Lease and its outbox. Runs are in another one, in the long form in two
+more, one of which ends.
+"""
 
 import asyncio
 import contextlib
@@ -6,69 +10,119 @@ import os
 import random
 import secrets
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from tests.chaos.crew import Crew
 from tests.chaos.faults import Disk, Faults
 from tests.chaos.generating import UNWELCOME
 from tests.chaos.reading import Place
 from tests.chaos.steps import Tracker
 from tests.chaos.submitting import Submitting, policy_of
 from tests.cluster.fixtures import Cluster, Kubectl, connect, sweep
-from tests.e2e.stage import Stage, before_the_api, kubeconfig, starts
+from tests.e2e.stage import Stage, before_the_api, kubeconfig, until
 from tests.real import mlflow, neptune
-from tests.real.operator import Operator
 from tests.real.proxy import Proxy
+
+from pipetrail import replay
+from pipetrail.delivery import outbox
+from pipetrail.delivery.secret_chunks import COVER, LABEL
+from pipetrail.kube import Kube
 
 TOKENS: Final = ("a first token", "a second token")
 DELIVERY: Final = {"concurrency": 8, "requestsPerSecond": 300}
+SAFE_WITHIN_S: Final = 300.0
 
 
 @dataclass
 class House:
-    """What the driver acts on. `home` has all runs but those of `doomed`, a namespace that ends."""
+    """What the driver acts on. `homes` have all runs but those of `doomed`, a namespace that ends; `own` is the
+    operator's namespace.
+    """
 
     cluster: Cluster
     folder: Path
-    operator: Operator
+    crew: Crew
+    kube: Kube
+    own: str
     api: Proxy
     proxies: dict[Tracker, Proxy]
     faults: dict[Tracker, Faults]
     mlflow: mlflow.Server
     neptune: neptune.Server
     boards: Path
-    home: Submitting
+    homes: tuple[Submitting, ...]
     doomed: Submitting | None
     end_doomed: Callable[[], None]
     second: mlflow.Server | None = None
     disk: Disk | None = None
     no_disk: str = ""
     doomed_ended: bool = False
+    _open: set[tuple[str, str, str]] = field(default_factory=set)
 
     @property
     def submitted(self) -> tuple[Submitting, ...]:
         """Each namespace's."""
-        return (self.home,) if self.doomed is None else (self.home, self.doomed)
+        return self.homes if self.doomed is None else (*self.homes, self.doomed)
 
     @property
     def places(self) -> tuple[Place, ...]:
         """For the judge: where it reads, and what the operator was told."""
-        both = tuple(each.stage.namespace for each in self.submitted)
+        all_ = tuple(each.stage.namespace for each in self.submitted)
         found = [
-            Place("mlflow", "mlflow", self.mlflow.url, self.proxies["mlflow"].url, both),
-            Place("tensorboard", "tensorboard", str(self.boards), "", both),
-            Place("neptune", "neptune", self.neptune.url, self.proxies["neptune"].url, both),
+            Place("mlflow", "mlflow", self.mlflow.url, self.proxies["mlflow"].url, all_),
+            Place("tensorboard", "tensorboard", str(self.boards), "", all_),
+            Place("neptune", "neptune", self.neptune.url, self.proxies["neptune"].url, all_),
         ]
         if self.second is not None:
-            found.append(Place("second", "mlflow", self.second.url, self.proxies["second"].url, both[:1]))
+            found.append(Place("second", "mlflow", self.second.url, self.proxies["second"].url, all_[:1]))
         return tuple(found)
 
     async def secret(self, token: str) -> None:
         """What MLflow's proxy lets in, where the targets look for it."""
         for each in self.submitted:
-            if each is self.home or not self.doomed_ended:
+            if each is not self.doomed or not self.doomed_ended:
                 await each.stage.secret("login", token=token)
+
+    @contextlib.asynccontextmanager
+    async def nothing_to_forget(self) -> AsyncIterator[None]:
+        """No run is deleted meanwhile, and of each that was, every target has it or the outbox.
+
+        An API server that starts anew has forgotten deletions, and with them last bodies that nobody was told of.
+        """
+        for home in self.homes:
+            await home.hold()
+        try:
+            await until(
+                "what was deleted is delivered or kept", self._kept, within_s=SAFE_WITHIN_S, every_s=0.5,
+                otherwise=lambda: f"neither: {sorted(self._open)}",
+            )  # fmt: skip
+            yield
+            await self.crew.ready()
+        finally:
+            for home in self.homes:
+                home.go_on()
+
+    async def copies(self) -> list[outbox.Cover]:
+        """What lies in the outbox, a cover for each chunk."""
+        found = await self.kube.get(f"/api/v1/namespaces/{self.own}/secrets", labelSelector=LABEL)
+        read = [outbox.from_text(item["metadata"]["annotations"][COVER]) for item in found["items"]]
+        return [cover for cover in read if cover is not None]
+
+    async def _kept(self) -> bool:
+        kept = {(cover.namespace, cover.run, cover.target.name) for cover in await self.copies()}
+        self._open = set()
+        for home in self.homes:
+            namespace, targets = home.stage.namespace, await home.targets()
+            synced = {
+                (namespace, found["spec"]["run"]["name"], found["spec"]["target"]["name"])
+                for found in await home.stage.tracked()
+                if (found.get("status") or {}).get("phase") == "Synced"
+            }
+            deleted = [run.name for run in home.done.values() if run.deleted_at]
+            self._open |= {(namespace, run, target) for run in deleted for target in targets} - synced - kept
+        return not self._open
 
 
 async def _targets(stage: Stage, proxies: dict[Tracker, Proxy], server: neptune.Server) -> None:
@@ -92,7 +146,8 @@ async def house(
     """Everything up, every target Ready; gone at the end. The API server and MLflow's server are the caller's."""
     kubectl = Kubectl(cluster)
     mark = secrets.token_hex(3)
-    names = [f"chaos-{mark}"] if short else [f"chaos-{mark}", f"chaos-{mark}-doomed"]
+    names = [f"chaos-{mark}"] if short else [f"chaos-{mark}", f"chaos-{mark}-beside", f"chaos-{mark}-doomed"]
+    own = f"chaos-{mark}-operator"
     async with contextlib.AsyncExitStack() as stack:
         contract = stack.enter_context(neptune.serving())
         second = None if short else _second(folder, stack)
@@ -108,10 +163,8 @@ async def house(
         faults["mlflow"].token = TOKENS[0]
         boards, disk, no_disk = await _boards(folder, stack, small=not short)
         api = await stack.enter_async_context(before_the_api(cluster))
-        flags = ("--tensorboard-root", str(boards))
-        operator = Operator(kubeconfig(cluster, api.url, folder), folder / "operator.log", *flags)
-        stack.callback(operator.kill)
         connection = await stack.enter_async_context(await connect(cluster))
+        crew = Crew(connection, kubeconfig(cluster, api.url, folder), folder, own, "--tensorboard-root", str(boards))
         stages = [Stage(cluster, connection, name) for name in names]
         ended: set[str] = set()
 
@@ -121,6 +174,8 @@ async def house(
                 with contextlib.suppress(AssertionError):
                     sweep(cluster, kubectl, name)
 
+        await replay.prepare(connection, own)
+        stack.push_async_callback(asyncio.to_thread, end, own)
         for stage in stages:
             await stage.prepare()
             stack.push_async_callback(asyncio.to_thread, end, stage.namespace)
@@ -130,7 +185,8 @@ async def house(
                 "second", proxies["second"].url, capture={"stdout": "On"}, delivery={**DELIVERY, "concurrency": 4}
             )
             await asyncio.to_thread(second.wait)
-        await starts(operator)
+        stack.callback(crew.kill_all)
+        await crew.starts()
         for stage in stages:
             for target in ("mlflow", "tensorboard", "neptune"):
                 await stage.ready(target)
@@ -142,9 +198,9 @@ async def house(
         made = [Submitting(stage, cluster_uid, pinned, seed) for stage in stages]
         for each in made:
             stack.push_async_callback(each.close)
-        home, doomed = made[0], made[1] if len(made) > 1 else None
+        homes, doomed = tuple(made[:1] if short else made[:-1]), None if short else made[-1]
         yield House(
-            cluster, folder, operator, api, proxies, faults, server, contract, boards, home, doomed,
+            cluster, folder, crew, connection, own, api, proxies, faults, server, contract, boards, homes, doomed,
             lambda: end(names[-1]), second, disk, no_disk,
         )  # fmt: skip
 

@@ -44,10 +44,11 @@ async def happens(where: House, step: Lasting) -> str:
         case ApiRestart(compacted=compacted):
             if not where.cluster.ours:
                 return f"left out: {step}: this API server is not ours"
-            if compacted:
-                await asyncio.to_thread(_compact)
-            done = await asyncio.to_thread(tool, "restart", "kube-apiserver")
-            assert done.returncode == 0, done.stderr
+            async with where.nothing_to_forget():
+                if compacted:
+                    await asyncio.to_thread(_compact)
+                done = await asyncio.to_thread(tool, "restart", "kube-apiserver")
+                assert done.returncode == 0, done.stderr
     return ""
 
 

@@ -4,7 +4,7 @@ A schedule is a list of steps. Each begins not before its time and not before th
 slow machine all of it takes longer, in the same order. Steps lie in chapters: in each one kind of trouble, and kills
 and odd answers all along.
 
-What the product does not promise (docs/guarantees.md) is not in it: see :data:`DELETE_WITHOUT_CALM`.
+What the product does not promise (docs/guarantees.md) is not in it.
 """
 
 import random
@@ -21,12 +21,15 @@ from tests.chaos.steps import (
     Deletions,
     DiskFull,
     Fate,
+    Home,
     How,
+    Join,
     Kill,
     NamespaceEnds,
     Odd,
     Planned,
     Rotate,
+    Split,
     Step,
     Submit,
     Tracker,
@@ -34,14 +37,6 @@ from tests.chaos.steps import (
 from tests.e2e.trap import BEGINS, CALLS, Call, When
 
 from pipetrail.record import Frozen
-
-DELETE_WITHOUT_CALM: Final = False
-"""Runs are deleted while trackers are away and the operator is killed.
-
-For what may be lost then there must be a store that outlives the operator. Without one (docs/guarantees.md, 3) a run is
-deleted only while the operator and all trackers are up, and the next trouble waits until that run is settled. A
-namespace ends in calm whatever this says: its targets, which say where runs go, end with it.
-"""
 
 # Not among them: runs that are deleted or retried in the recording itself, and two of which those who watched know more
 # than those who came later (WATCHED_ALONE), so that what a tracker shows depends on when the operator was killed.
@@ -56,15 +51,17 @@ MANY: Final = 300
 HEAVY: Final = frozenset({"loops-all", "loop-retry", "churn-sweep", "hooks-exit"})
 BAIT: Final = "made-sweep"  # begins, has children, and is over soon
 
+DELETED: Final[tuple[Fate, ...]] = ("deleted while it runs", "deleted after its end", "TTL 0")
+
 Chapter = Literal[
     "calm", "mlflow away", "mlflow killed", "neptune away", "both away", "api", "compacted", "token", "disk",
-    "deletions", "namespace",
+    "shards", "namespace",
 ]  # fmt: skip
 LONG: Final[tuple[Chapter, ...]] = (
     "calm", "mlflow away", "mlflow killed", "neptune away", "both away", "api", "compacted", "token", "disk",
-    "deletions", "namespace", "calm",
+    "shards", "namespace", "calm",
 )  # fmt: skip
-SHORT: Final[tuple[Chapter, ...]] = ("both away", "deletions", "calm")
+SHORT: Final[tuple[Chapter, ...]] = ("both away", "calm")
 """The last one is calm: there any kill can come that has not found its moment before."""
 WITHOUT: Final[dict[Chapter, frozenset[Call]]] = {
     "mlflow away": frozenset({"create", "log-batch"}),
@@ -109,22 +106,19 @@ class Schedule(Frozen, frozen=True):
             yield f"{step.at_s:6.1f} s  {step}"
 
 
-def schedule(
-    seed: int, *, runs: int, kills: int, short: bool = False, calm: bool = not DELETE_WITHOUT_CALM
-) -> Schedule:
-    """The schedule of a seed: at least 20 `runs`; half of the `kills` at a chosen call; deletions in `calm` or not."""
-    return _Making(seed, runs, kills, short=short, calm=calm).schedule()
+def schedule(seed: int, *, runs: int, kills: int, short: bool = False) -> Schedule:
+    """The schedule of a seed: at least 20 `runs` (long: 40); half of the `kills` at a chosen call."""
+    return _Making(seed, runs, kills, short=short).schedule()
 
 
 class _Making:
-    def __init__(self, seed: int, runs: int, kills: int, *, short: bool, calm: bool) -> None:
+    def __init__(self, seed: int, runs: int, kills: int, *, short: bool) -> None:
         self.rng = random.Random(f"{seed} {runs} {kills} {short}")
         self.seed, self.short, self.total, self.kills = seed, short, runs, kills
         self.numbers: dict[str, int] = {}
         few = max(2, runs // 25)
         self.doomed = 0 if short else few
-        self.fates: list[Fate] = ["deleted while it runs", "deleted at its end"] * few
-        self.calm = calm
+        self.fates: list[Fate] = [*DELETED] * few
         self.moments = self._moments()
         self.left = runs - len(self.fates) - self.doomed - sum(call is not None for call, _ in self.moments)
         self.now = 0.0
@@ -133,34 +127,25 @@ class _Making:
         chapters = list(SHORT if self.short else LONG)
         first, between, last = chapters[:1], chapters[1:-1], chapters[-1:]
         self.rng.shuffle(between)
+        self.rng.shuffle(self.fates)
         chapters = [*first, *between, *last]
-        bursts = sum(c not in ("deletions", "namespace") for c in chapters)
+        bursts = sum(c != "namespace" for c in chapters)
         steps: list[Step] = []
         for chapter in chapters:
-            if chapter == "deletions":
-                if self.calm:
-                    steps.append(self._deletions(1))
-                    self.now += 2.0
-            elif chapter == "namespace":
+            if chapter == "namespace":
                 steps.append(NamespaceEnds(self.now, tuple(self._of_doom() for _ in range(self.doomed))))
                 self.now += 2.0
             else:
-                steps += self._chapter(chapter, bursts)
+                steps += self._shards(bursts) if chapter == "shards" else self._chapter(chapter, bursts)
                 bursts -= 1
         return Schedule(self.seed, self.short, tuple(steps))
 
     def _chapter(self, chapter: Chapter, chapters_left: int) -> list[Step]:
-        began = self.now
-        n = self.left // chapters_left
-        self.left -= n
-        burst = Submit(began, tuple(self._run() for _ in range(n)), self.rng.uniform(5, 20))
-        steps: list[Step] = [*self._odd(began, chapter), burst]
-        self.now += min(n / burst.per_s, 4.0) + 1.0
+        steps: list[Step] = [*self._odd(self.now, chapter), *self._burst(self._share(chapters_left))]
         trouble = self._trouble(chapter)
         if trouble is not None:
             steps.append(trouble)
-        if not self.calm and self.fates:
-            steps.append(self._deletions(max(1, chapters_left - 1)))
+        steps += self._deletions(chapters_left)
         kills = len(self.moments) // chapters_left
         for moment in self._suiting(kills, chapter):
             self.now += self.rng.uniform(0.5, 1.5) if self.short else self.rng.uniform(2, 5)
@@ -173,11 +158,40 @@ class _Making:
         self.now = max(self.now, ends) + 2.0
         return steps
 
-    def _deletions(self, shares: int) -> Deletions:
+    def _shards(self, chapters_left: int) -> list[Step]:
+        """One operator, two and one again, with runs all along; one of the two is killed."""
+        steps = self._odd(self.now, "shards")
+        n = self._share(chapters_left)
+        steps += self._burst(n - 2 * (n // 3))
+        steps.append(Split(self.now))
+        self.now += 2.0
+        steps += self._burst(n // 3)
+        steps += self._deletions(chapters_left)
+        self.now += self.rng.uniform(2, 5)
+        steps.append(Kill(self.now, None, shard=self.rng.randrange(2)))
+        self.now += 2.0
+        steps += self._burst(n // 3)
+        self.now += self.rng.uniform(2, 5)
+        steps.append(Join(self.now))
+        self.now += 2.0
+        return steps
+
+    def _share(self, chapters_left: int) -> int:
+        """How many of the runs that are left a chapter has."""
+        n = self.left // chapters_left
+        self.left -= n
+        return n
+
+    def _burst(self, n: int) -> list[Step]:
+        made = Submit(self.now, tuple(self._run() for _ in range(n)), self.rng.uniform(5, 20))
+        self.now += min(n / made.per_s, 4.0) + 1.0
+        return [made] if n else []
+
+    def _deletions(self, chapters_left: int) -> list[Step]:
         """Of the runs that are to be deleted one share."""
-        n = -(-len(self.fates) // shares)
+        n = -(-len(self.fates) // chapters_left)
         some, self.fates = self.fates[:n], self.fates[n:]
-        return Deletions(self.now, tuple(self._run(fate) for fate in some), self.calm)
+        return [Deletions(self.now, tuple(self._run(fate) for fate in some))] if some else []
 
     def _trouble(self, chapter: Chapter) -> Step | None:
         now, draw = self.now, self.rng.uniform
@@ -224,7 +238,7 @@ class _Making:
         return found
 
     def _moments(self) -> list[tuple[Call | None, When]]:
-        """Half of the kills at a call, each call in turn; an append to Neptune takes no effect late.
+        """Half of the kills at a call, each call in turn, one of a shard; no append to Neptune takes effect late.
 
         It can't be told from one that never will, so it would be there twice: docs/guarantees.md, 4.
         """
@@ -236,7 +250,7 @@ class _Making:
             self.rng.shuffle(some)
             exact += some
         moments = exact[: self.kills // 2]
-        moments += [(None, "before")] * (self.kills - len(moments))
+        moments += [(None, "before")] * (self.kills - len(moments) - (not self.short))
         self.rng.shuffle(moments)
         return moments
 
@@ -255,7 +269,8 @@ class _Making:
         if fate == "deleted while it runs":
             shape = self.rng.choice(("made-steps", "made-sweep", "nested-dags", "churn-sweep"))
         low, high = (2.0, 6.0) if self.short else (5.0, 40.0)
-        return Planned(self._name(shape), shape, lasts_s or self.rng.uniform(low, high), fate)
+        home: Home = 1 if not self.short and self.rng.random() < 0.4 else 0
+        return Planned(self._name(shape), shape, lasts_s or self.rng.uniform(low, high), fate, home)
 
     def _of_doom(self) -> Planned:
         return self._run("ends with its namespace", shape=self.rng.choice(generating.SHAPES), lasts_s=3.0)

@@ -20,7 +20,10 @@ PATHS: Final[dict[Tracker, tuple[str, ...]]] = {
     "mlflow": ("/runs/create", "/runs/log-batch", "/runs/update", "/runs/search"),
     "neptune": ("/v1/experiments", "/attributes/operations", "/entries/search", "/v1/attributes"),
 }
-Fate = Literal["stands", "deleted while it runs", "deleted at its end", "ends with its namespace"]
+Fate = Literal["stands", "deleted while it runs", "deleted after its end", "TTL 0", "ends with its namespace"]
+AT_THE_END: Final[tuple[Fate, ...]] = ("deleted after its end", "TTL 0")
+Home = Literal[0, 1]
+"""Which of two namespaces a run is in: what two shards divide. The short form has one."""
 
 
 class Planned(Frozen, frozen=True):
@@ -30,6 +33,7 @@ class Planned(Frozen, frozen=True):
     shape: str
     lasts_s: float
     fate: Fate = "stands"
+    home: Home = 0
 
 
 class Submit(Frozen, frozen=True):
@@ -44,12 +48,13 @@ class Submit(Frozen, frozen=True):
 
 
 class Kill(Frozen, frozen=True):
-    """kill -9 at a moment; `bait` is a run that will make the call that is waited for."""
+    """kill -9 at a moment; `bait` is a run that will make the call that is waited for; `shard`: of two the one."""
 
     at_s: float
     call: Call | None
     when: When = "before"
     bait: Planned | None = None
+    shard: int | None = None
 
     @property
     def moment(self) -> Moment:
@@ -57,7 +62,7 @@ class Kill(Frozen, frozen=True):
         return Moment(self.call, self.when)
 
     def __str__(self) -> str:
-        return f"kill -9, {self.moment}"
+        return f"kill -9{'' if self.shard is None else f' of shard {self.shard}'}, {self.moment}"
 
 
 class Odd(Frozen, frozen=True):
@@ -116,17 +121,13 @@ class DiskFull(Frozen, frozen=True):
 
 
 class Deletions(Frozen, frozen=True):
-    """Runs that someone deletes while they run, or at their end as TTL 0 does; all at once.
-
-    `calm`: not before every trouble is over, and nothing else happens until they are settled.
-    """
+    """Runs that are deleted, while they run or after their end, or at it by a TTL of 0; all begin at once."""
 
     at_s: float
     runs: tuple[Planned, ...]
-    calm: bool = True
 
     def __str__(self) -> str:
-        return f"{len(self.runs)} runs are deleted, while they run or at their end{', in calm' if self.calm else ''}"
+        return f"{len(self.runs)} runs begin that are deleted: while they run, after their end, at it by TTL 0"
 
 
 class NamespaceEnds(Frozen, frozen=True):
@@ -139,4 +140,22 @@ class NamespaceEnds(Frozen, frozen=True):
         return f"a namespace with {len(self.runs)} runs is deleted"
 
 
-Step = Submit | Kill | Odd | Away | ApiRestart | Rotate | DiskFull | Deletions | NamespaceEnds
+class Split(Frozen, frozen=True):
+    """The operator is stopped, and two shards begin in its place."""
+
+    at_s: float
+
+    def __str__(self) -> str:
+        return "one operator becomes two shards"
+
+
+class Join(Frozen, frozen=True):
+    """Both shards are stopped, and one operator begins in their place."""
+
+    at_s: float
+
+    def __str__(self) -> str:
+        return "two shards become one operator"
+
+
+Step = Submit | Kill | Odd | Away | ApiRestart | Rotate | DiskFull | Deletions | NamespaceEnds | Split | Join

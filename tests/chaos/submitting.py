@@ -8,27 +8,31 @@ import asyncio
 import pickle
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
 from msgspec.structs import replace
 from tests.chaos import generating
-from tests.chaos.steps import Planned
-from tests.e2e.stage import Stage, until
+from tests.chaos.steps import AT_THE_END, Planned
+from tests.e2e.stage import RECORDINGS, Stage, until
 
-from pipetrail import api, capture, policy, redact, replay, shape
+from pipetrail import api, capture, policy, recording, redact, replay, shape
 from pipetrail.kube import ARGO, ApiError
 from pipetrail.readers import argo as objects
 from pipetrail.readers.live import LiveReader
 from pipetrail.record import Frozen
+from pipetrail.recording import Event
 from pipetrail.settings import Places
 from pipetrail.sources import argo
 from pipetrail.targets.target import Tree
 
 SUBMITTED: Final = "submitted.pickle"
-GONE_S: Final = 30.0
+GONE_S: Final = 60.0
+BY_HAND_WITHIN_S: Final = 8.0
+"""A run that ended may be kept 5 s after its end: some are deleted before, some after."""
+TTL: Final = {"ttlStrategy": {"secondsAfterCompletion": 0}}
 
 
 class Submitted(Frozen, frozen=True):
@@ -71,47 +75,67 @@ class Submitting:
         self._seed = seed
         self._scripts: dict[str, replay.Script] = {}
         self._reader = LiveReader(stage.kube)
+        self._deleting = 0
+        self._may_delete = asyncio.Event()
+        self._may_delete.set()
         self.done: dict[str, Submitted] = {}
         self.final_at: dict[str, float] = {}
         self.planned: dict[str, Planned] = {}
 
-    @property
-    def under_way(self) -> int:
-        """Runs that are being played."""
-        return len(self.planned) - len(self.final_at)
-
     async def submit(self, run: Planned) -> None:
-        """Play a run to its end; if its fate is to be deleted at its end, that follows at once."""
+        """Play a run to its end; if it is to go then, it does: at once by its TTL, or some seconds later by hand."""
         script = self._script(run)
         self.planned[run.name] = run
-        if run.shape in generating.SHAPES:
-            await replay.replay(script, self.stage.kube, name=run.name, speed=script.duration_s / run.lasts_s)
-        else:
-            await self.stage.play(run.shape, run=run.name, speed=script.duration_s / run.lasts_s)
-        self.final_at[run.name] = time.time()
-        if run.fate == "deleted at its end":
+
+        async def uploaded() -> bool:
+            if run.shape not in generating.SHAPES:
+                await replay.upload(RECORDINGS / run.shape, script, self.stage.kube, name=run.name)
+            return True
+
+        await until(f"the artifacts of {run.name} are in the store", uploaded)  # the API server may be restarting
+
+        def moved(_: replay.Played) -> None:
+            self.final_at[run.name] = time.time()
+
+        speed = script.duration_s / run.lasts_s
+        await replay.replay(script, self.stage.kube, name=run.name, speed=speed, on_move=moved)
+        if run.fate in AT_THE_END:
+            if run.fate == "deleted after its end":
+                await asyncio.sleep(random.Random(f"{self._seed} {run.name}").uniform(0, BY_HAND_WITHIN_S))
             await self._delete(run)
 
-    async def submit_and_delete(self, run: Planned, *, in_all: bool = True) -> None:
-        """Play a run, and delete it in the midst, once each target has opened it (or one has heard of it)."""
+    async def submit_and_delete(self, run: Planned) -> None:
+        """Play a run, and delete it in the midst, once a target has begun with it."""
         playing = asyncio.create_task(self.submit(run))
 
-        async def opened() -> bool:
-            found = await self.stage.tracked(run.name)
-            if not in_all:
-                return bool(found)
-            phases = [(t.get("status") or {}).get("phase") for t in found]
-            targets = await self.stage.kube.get(self.stage._targets)
-            return len(phases) == len(targets["items"]) and set(phases) <= {"Tracking", "Synced"}
+        async def begun() -> bool:
+            return bool(await self.stage.tracked(run.name))
 
         try:
-            await until(f"{run.name} is open in all trackers", opened, within_s=120)
+            await until(f"{run.name} is known to a target", begun, within_s=240)
         finally:
             playing.cancel()
             with suppress(asyncio.CancelledError):
                 await playing
-        self.final_at.setdefault(run.name, time.time())
         await self._delete(run)
+
+    async def hold(self) -> None:
+        """Let nothing be deleted from now on, and wait until what is being deleted is gone."""
+        self._may_delete.clear()
+
+        async def none() -> bool:
+            return not self._deleting
+
+        await until("nothing is being deleted", none, within_s=2 * GONE_S)
+
+    def go_on(self) -> None:
+        """Runs may be deleted again."""
+        self._may_delete.set()
+
+    async def targets(self) -> list[str]:
+        """The names of the namespace's targets."""
+        found = await self.stage.kube.get(self.stage._targets)
+        return [str(item["metadata"]["name"]) for item in found["items"]]
 
     async def collect(self) -> None:
         """Read what was written of all runs that still stand."""
@@ -124,7 +148,20 @@ class Submitting:
         await self._reader.close()
 
     async def _delete(self, run: Planned) -> None:
-        """Delete the Workflow as it stands, and keep what stood."""
+        """Delete the Workflow as it stands, keep what stood, and take along what hangs on it, as Kubernetes would."""
+        while not self._may_delete.is_set():
+            await self._may_delete.wait()
+        self._deleting += 1
+        try:
+            body = await self._gone(run)
+            deleted_at = time.time()
+            self.done[run.name] = replace(await self._submitted(run, body), deleted_at=deleted_at)
+            await until(f"what {run.name} left is gone", lambda: self._collected(run), within_s=GONE_S)
+        finally:
+            self._deleting -= 1
+
+    async def _gone(self, run: Planned) -> Any:
+        """Delete the Workflow; its last body."""
         path = f"{ARGO}/namespaces/{self.stage.namespace}/workflows/{run.name}"
         body: Any = {}
 
@@ -140,7 +177,18 @@ class Submitting:
             return False
 
         await until(f"{run.name} is deleted", gone, within_s=GONE_S, every_s=0.02)
-        self.done[run.name] = replace(await self._submitted(run, body), deleted_at=time.time())
+        return body
+
+    async def _collected(self, run: Planned) -> bool:
+        """Pods and results of a run that was deleted: the tier has no collector of garbage."""
+        here, left = f"/namespaces/{self.stage.namespace}", 0
+        for path in (f"/api/v1{here}/pods", f"{ARGO}{here}/workflowtaskresults"):
+            found = await self.stage.kube.get(path, labelSelector=f"workflows.argoproj.io/workflow={run.name}")
+            for item in found["items"]:
+                left += 1
+                with suppress(ApiError):
+                    await self.stage.kube.delete(f"{path}/{item['metadata']['name']}", {"gracePeriodSeconds": 0})
+        return not left
 
     async def _submitted(self, run: Planned, last: Any = None) -> Submitted:
         """What is known of a run; `last` is the last body of one that was deleted."""
@@ -170,10 +218,21 @@ class Submitting:
 
     def _script(self, run: Planned) -> replay.Script:
         if run.shape in generating.SHAPES:
-            return replay.script(self._made(run).events, namespace=self.stage.namespace, thin=True)
-        if run.shape not in self._scripts:
-            self._scripts[run.shape] = self.stage.script(run.shape)
-        return self._scripts[run.shape]
+            return self._scripted(run, self._made(run).events)
+        key = f"{run.shape} {run.fate == 'TTL 0'}"
+        if key not in self._scripts:
+            self._scripts[key] = self._scripted(run, recording.load(RECORDINGS / run.shape).events())
+        return self._scripts[key]
+
+    def _scripted(self, run: Planned, events: Iterable[Event]) -> replay.Script:
+        if run.fate == "TTL 0":
+            events = [
+                replace(event, body={**event.body, "spec": {**event.body.get("spec", {}), **TTL}})
+                if event.kind == "Workflow" else event
+                for event in events
+            ]  # fmt: skip
+        store = None if run.shape in generating.SHAPES else self.stage.store
+        return replay.script(events, namespace=self.stage.namespace, store=store, thin=True)
 
 
 async def policy_of(stage: Stage, target: str) -> api.Policy:

@@ -300,12 +300,13 @@ def test_an_excuse_takes_half_a_minute_without_any_operator_and_nothing_readable
     times = timeline([
         {"what": "operator up", "at": 0.0}, {"what": "operator down", "at": 100.0}, {"what": "fault", "at": 101.0},
         {"what": "operator up", "at": 140.0}, {"what": "operator down", "at": 200.0},
-        {"what": "operator up", "at": 210.0},
+        {"what": "operator up", "at": 210.0}, {"what": "fault", "text": "kill -9 of shard 1", "at": 300.0},
     ])  # fmt: skip
     assert times.down_s(110.0, 120.0) == 40.0
     assert times.down_s(99.0, 120.0) is None  # it could be read for a second
     assert times.down_s(110.0, 141.0) is None
     assert times.down_s(202.0, 204.0) == 10.0
+    assert times.down_s(310.0, 350.0) is None  # of two shards one was up
     place = Place("tensorboard", "tensorboard", "/nowhere", "", ("team-a",))
     excuses: dict[float, str] = {}
     for deleted_at in (120.0, 204.0):

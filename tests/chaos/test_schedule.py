@@ -1,11 +1,24 @@
 """The schedule: a seed alone decides, and everything that is promised to happen is in it."""
 
 import random
+from collections import Counter
 
 import pytest
 from tests.chaos import generating
-from tests.chaos.schedule import LONG, RECORDED, WATCHED_ALONE, WITHOUT, Schedule, schedule
-from tests.chaos.steps import ApiRestart, Away, Deletions, DiskFull, Kill, NamespaceEnds, Odd, Rotate
+from tests.chaos.schedule import DELETED, LONG, RECORDED, WATCHED_ALONE, WITHOUT, Schedule, schedule
+from tests.chaos.steps import (
+    ApiRestart,
+    Away,
+    Deletions,
+    DiskFull,
+    Join,
+    Kill,
+    NamespaceEnds,
+    Odd,
+    Rotate,
+    Split,
+    Submit,
+)
 from tests.e2e.stage import RECORDINGS
 from tests.e2e.trap import CALLS
 
@@ -120,13 +133,37 @@ def test_the_page_says_how_many_shapes_there_are() -> None:
     assert f"{words[len(RECORDED)]} recorded shapes and {words[len(generating.SHAPES)]} made ones" in page
 
 
-def test_runs_are_deleted_in_calm_or_in_the_midst_of_each_trouble() -> None:
+def test_runs_are_deleted_in_each_chapter_and_in_each_way() -> None:
     for seed in SEEDS:
-        calm, midst = (schedule(seed, runs=500, kills=50, calm=calm) for calm in (True, False))
-        (once,) = (s for s in calm.steps if isinstance(s, Deletions))
-        shares = [s for s in midst.steps if isinstance(s, Deletions)]
-        assert once.calm
-        assert not any(s.calm for s in shares)
-        assert len(shares) > 5
-        assert len(once.runs) == sum(len(s.runs) for s in shares) == 40
-        assert len(midst.runs) == 500
+        made = schedule(seed, runs=500, kills=50)
+        shares = [s for s in made.steps if isinstance(s, Deletions)]
+        assert len(shares) == len(LONG) - 1  # a namespace ends by itself
+        ways = Counter(run.fate for share in shares for run in share.runs)
+        assert ways == dict.fromkeys(DELETED, 20)
+        away = [s for s in made.steps if isinstance(s, Away)]
+        assert all(any(t.at_s <= s.at_s < t.at_s + t.for_s for s in shares) for t in away if not t.killed)
+        short = schedule(seed, runs=20, kills=4, short=True)
+        assert Counter(run.fate for run in short.runs if run.fate != "stands") == dict.fromkeys(DELETED, 2)
+
+
+def test_one_operator_becomes_two_shards_of_which_one_is_killed_and_one_again() -> None:
+    killed = set()
+    for seed in SEEDS:
+        steps = schedule(seed, runs=150, kills=15).steps
+        (split,), (join,) = ([n for n, s in enumerate(steps) if isinstance(s, kind)] for kind in (Split, Join))
+        between = steps[split:join]
+        (kill,) = (s for s in between if isinstance(s, Kill))
+        killed.add(kill.shard)
+        assert kill.call is None
+        assert [s for s in steps if isinstance(s, Kill) and s.shard is not None] == [kill]
+        assert sum(len(s.runs) for s in between if isinstance(s, Submit)) >= 4
+        lasting = [s for s in steps[:split] if isinstance(s, Away | Rotate | DiskFull)]
+        assert all(s.at_s + s.for_s <= steps[split].at_s for s in lasting)
+    assert killed == {0, 1}
+
+
+def test_both_namespaces_that_shards_divide_have_runs_and_the_short_form_has_one() -> None:
+    for seed in SEEDS:
+        homes = Counter(r.home for r in schedule(seed, runs=150, kills=15).runs if r.fate != "ends with its namespace")
+        assert min(homes[0], homes[1]) > 30
+        assert {r.home for r in schedule(seed, runs=20, kills=4, short=True).runs} == {0}

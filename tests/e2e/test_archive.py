@@ -14,6 +14,7 @@ from tests.e2e import oracle
 from tests.e2e.stage import Stage, starts, until
 from tests.e2e.test_backfill import FAST, QUICK, command, later_than, writes
 from tests.real import archive as real_archive
+from tests.real import postgres
 from tests.real.archive import Archive
 from tests.real.mlflow import Server
 from tests.real.operator import Operator
@@ -36,7 +37,7 @@ def tool_of(stage: Stage, name: str) -> Path:
 
 @pytest_asyncio.fixture
 async def archive(stage: Stage, tmp_path: Path) -> AsyncIterator[Archive]:
-    if why := real_archive.missing():
+    if why := postgres.missing():
         _missing(why)
     if not stage.cluster.kubeconfig:
         pytest.skip("needs a kubeconfig of its own")

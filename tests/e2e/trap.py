@@ -6,15 +6,22 @@ No switch in the product: the proxies before the API server, MLflow and Neptune 
 import asyncio
 import json
 from collections import Counter
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Protocol
 
-from tests.real.operator import Operator
 from tests.real.proxy import Action, CommitLater, Decide, Drop, Proxy, Seen, passing
 
 Call = Literal["intent", "create", "opened", "log-batch", "settle", "neptune create", "neptune append"]
 When = Literal["before", "after", "late"]
 CALLS: tuple[Call, ...] = ("intent", "create", "opened", "log-batch", "settle", "neptune create", "neptune append")
 BEGINS: tuple[Call, ...] = ("intent", "create", "opened", "neptune create")  # calls that only a run that begins makes
+
+
+class Killed(Protocol):
+    """Whoever makes the calls: an operator, or one of several."""
+
+    def kill(self) -> None:
+        """kill -9."""
+        ...
 
 
 class Moment(NamedTuple):
@@ -52,7 +59,7 @@ def call_of(seen: Seen) -> Call | None:
 class Trap:
     """Sees all calls of the operator, knows what is in flight, and kills at the moment that it is set for."""
 
-    def __init__(self, operator: Operator) -> None:
+    def __init__(self, operator: Killed) -> None:
         self._operator = operator
         self.set_for: Moment | None = None
         self.sprung = asyncio.Event()

@@ -1,46 +1,28 @@
 """Argo's archive as it is: PostgreSQL, the genuine Argo Server, and for a moment the genuine controller that archives.
 
 The controller needs neither a node nor pods to archive a run that has ended and carries the label
-``workflow-archiving-status=Pending``; it makes the tables as well. PostgreSQL is Debian's, run as a user that is not
-root on a port of its own.
+``workflow-archiving-status=Pending``; it makes the tables as well.
 """
 
 import contextlib
 import os
-import pwd
-import shutil
 import subprocess
-import tempfile
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
-from deploy.local.packages import postgres
 from tests.real.mlflow import free_port
+from tests.real.postgres import PASSWORD, Postgres
 
 from pipetrail.kube import ARGO, ApiError, Kube
 
 PENDING = {"workflows.argoproj.io/completed": "true", "workflows.argoproj.io/workflow-archiving-status": "Pending"}
-CONFIG, CREDENTIALS, PASSWORD = "archive-config", "archive-postgres", "for-tests"
+CONFIG, CREDENTIALS = "archive-config", "archive-postgres"
 INSTANCE = "pipetrail-replay"
 """What replayed runs carry, so that no other controller touches them."""
 READY_S = 120.0
-
-
-def missing() -> str:
-    """What this machine lacks, or nothing."""
-    return "" if postgres() is not None else "no PostgreSQL server here: apt-get install postgresql"
-
-
-def _user() -> str | None:
-    """PostgreSQL does not run as root."""
-    if os.geteuid() != 0:
-        return None
-    names = {entry.pw_name for entry in pwd.getpwall()}
-    return "postgres" if "postgres" in names else "nobody"
 
 
 class Archive:
@@ -51,41 +33,14 @@ class Archive:
         self.namespace = namespace
         self.url = ""
         self._kubeconfig = kubeconfig
-        self._port = free_port()
+        self._database = Postgres(folder, "argo", "archive")
         self._server_port = free_port()
-        self._data = Path(tempfile.mkdtemp(prefix="pipetrail-pg-"))
         self._running: list[subprocess.Popen[bytes]] = []
         self._server: subprocess.Popen[bytes] | None = None
 
     def start_database(self) -> None:
         """An empty database, once."""
-        user, binaries = _user(), postgres()
-        assert binaries is not None
-        if user is not None:
-            shutil.chown(self._data, user)
-        secret = self._data / "password"
-        secret.write_text(PASSWORD)
-        secret.chmod(0o644)
-        data = str(self._data / "data")
-        subprocess.run(
-            [binaries / "initdb", "-D", data, "-U", "argo", "-A", "scram-sha-256", "--pwfile", secret, "--no-sync"],
-            check=True, capture_output=True, user=user, cwd=self._data, env={"PATH": os.environ["PATH"]},
-        )  # fmt: skip
-        settings = {
-            "listen_addresses": "127.0.0.1", "port": self._port, "unix_socket_directories": self._data, "fsync": "off",
-        }  # fmt: skip
-        self._begin(
-            "postgres", [str(binaries / "postgres"), "-D", data, *(f"--{k}={v}" for k, v in settings.items())],
-            user=user, cwd=self._data,
-        )  # fmt: skip
-        command = [binaries / "psql", "-h", "127.0.0.1", "-p", str(self._port), "-U", "argo", "postgres", "-c"]
-        env = {"PATH": os.environ["PATH"], "PGPASSWORD": PASSWORD}
-        end = time.monotonic() + READY_S
-        while subprocess.run(
-            [*command, "create database archive"], capture_output=True, env=env, check=False
-        ).returncode:
-            assert time.monotonic() < end, self.said("postgres")
-            time.sleep(0.2)
+        self._database.start()
 
     async def configure(self, kube: Kube) -> None:
         """What server and controller read in the namespace: where the database is."""
@@ -93,7 +48,8 @@ class Archive:
         keys = {f"{what}Secret": {"name": CREDENTIALS, "key": key}
                 for what, key in (("userName", "username"), ("password", "password"))}  # fmt: skip
         postgres = (
-            f"{{host: 127.0.0.1, port: {self._port}, database: archive, tableName: argo_workflows, {_flow(keys)}}}"
+            f"{{host: 127.0.0.1, port: {self._database.port}, database: archive, "
+            f"tableName: argo_workflows, {_flow(keys)}}}"
         )
         data = {
             "persistence": f"{{archive: true, postgresql: {postgres}}}",
@@ -160,19 +116,17 @@ class Archive:
         """All of it, and the data."""
         for process in reversed(self._running):
             self._stop(process)
-        shutil.rmtree(self._data, ignore_errors=True)
+        self._database.stop()
 
     def said(self, name: str) -> str:
         """The end of a process's log."""
         return (self.folder / f"{name}.log").read_text(errors="replace")[-3000:]
 
-    def _begin(
-        self, name: str, command: list[str], *, env: Mapping[str, str] | None = None, **how: Any
-    ) -> subprocess.Popen[bytes]:
+    def _begin(self, name: str, command: list[str], *, env: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
         with (self.folder / f"{name}.log").open("ab") as log:
             process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
-                env={"PATH": os.environ["PATH"], "HOME": str(self.folder), **(env or {})}, **how,
+                env={"PATH": os.environ["PATH"], "HOME": str(self.folder), **(env or {})},
             )  # fmt: skip
         self._running.append(process)
         return process

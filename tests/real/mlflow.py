@@ -1,4 +1,4 @@
-"""A real MLflow server on SQLite: ``with serving(folder) as server: … server.url …``.
+"""A real MLflow server on SQLite, or another database: ``with serving(folder) as server: … server.url …``.
 
 Used by the contract, end-to-end and chaos tests and by the demo. One worker: more are slower at low concurrency, and
 SQLite has one writer anyway (targets.md §1.6). The job runner and telemetry are off.
@@ -29,7 +29,7 @@ PASSWORD = "correct horse battery staple"
 
 @dataclass
 class Server:
-    """A server that was started; `folder` has its database, artifacts and log."""
+    """A server that was started; `folder` has its artifacts and log, and its database if no `database` is named."""
 
     url: str
     folder: Path
@@ -41,6 +41,7 @@ class Server:
     process: "subprocess.Popen[bytes] | None" = None
     ca: Path | None = None
     host: str = "127.0.0.1"
+    database: str = ""
 
     def start(self, *, bound: bool = False) -> None:
         """Start the process; :meth:`wait` says when it answers. `bound`: it ends with us, even if we are killed."""
@@ -60,7 +61,7 @@ class Server:
 
     @property
     def _database(self) -> str:
-        return f"sqlite:///{self.folder}/mlflow.db"
+        return self.database or f"sqlite:///{self.folder}/mlflow.db"
 
     @property
     def _first(self) -> str:

@@ -95,7 +95,7 @@ class Declared:
 
     def namespace(self, kind: str | None, body: Mapping[str, Any]) -> None:
         """A Namespace."""
-        meta = {k: body["metadata"].get(k) for k in ("name", "labels", "annotations")}
+        meta = {k: body["metadata"].get(k) for k in ("name", "labels", "annotations", "uid")}
         self._call(self._dispatch.saw_namespace, {"metadata": meta}, deleted=kind == "DELETED")
 
     def _call(self, method: Callable[..., None], *args: Any, **kwargs: Any) -> None:

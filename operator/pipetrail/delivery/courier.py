@@ -153,6 +153,27 @@ class Courier:
                 await self._target.write(handle, Batch(tags={OUTCOME_TAG: "deleted"}, status="Killed"))
         return ""
 
+    async def undouble(self, entry: Entry, run: TrackerRun) -> None:
+        """Delete what a create that committed late left of a settled run of which we have no record any more.
+
+        Nobody has written to such a double, so it is still Running, and of several under one key those go. Which one is
+        the oldest is no matter here: what is deleted could not be sent again to the one that stays. Raises
+        :class:`Refused` if what carries the key is of another namespace.
+        """
+        await self._limiter.acquire()
+        several: dict[str, list[Held]] = {}
+        for held in await self._target.find(run):
+            if held.tags.get(NAMESPACE_TAG, entry.namespace) != entry.namespace:
+                raise Refused("NotOurs", "what the tracker has under its key is a run of another namespace: left alone")
+            several.setdefault(held.key, []).append(held)
+        for found in several.values():
+            ended = [held for held in found if held.status != "Running" or held.handle.id == entry.status.external_id]
+            for held in found:
+                if ended and held not in ended:
+                    await self._limiter.acquire()
+                    await self._target.discard(held.handle)
+                    self._count("doubles", 1)
+
     @property
     def _counts_repeats(self) -> bool:
         """A point that is sent again is there twice: what is there must be read, not guessed from latest values."""

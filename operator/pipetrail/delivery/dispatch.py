@@ -16,6 +16,7 @@ from pipetrail.delivery.book import Book
 from pipetrail.delivery.closing import Closing
 from pipetrail.delivery.copies import Copies
 from pipetrail.delivery.delivery import Deliveries
+from pipetrail.delivery.doubts import Doubts
 from pipetrail.delivery.housekeeping import Housekeeping
 from pipetrail.delivery.keeping import Keeper
 from pipetrail.delivery.lane import Permit, always
@@ -101,6 +102,10 @@ class Dispatch:
             kube, ledger, book=self.book, runs=self.runs, roster=self.roster, keeper=self.keeper,
             deliveries=deliveries, worked=self.backfills.worked, settled=self.housekeeping.settled.set,
         )  # fmt: skip
+        self.doubts = Doubts(
+            ledger, self.book, self.runs, self.roster, cluster=cluster, has_copy=self.copies.may_have,
+            began=lambda: self.survey.passes > 0,
+        )  # fmt: skip
         self._spawned: set[asyncio.Task[None]] = set()
 
     async def load(self) -> None:
@@ -124,6 +129,7 @@ class Dispatch:
             tasks.create_task(self.resend.run(), name="resend")
             tasks.create_task(self.backfills.run(), name="backfill")
             tasks.create_task(self.housekeeping.run(), name="housekeeping")
+            tasks.create_task(self.doubts.run(), name="doubts")
 
     # --- what the watches say -------------------------------------------------------------------------------------
 
