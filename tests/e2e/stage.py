@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from msgspec.structs import replace
 from tests.cluster.fixtures import Cluster, connect
 from tests.real.operator import Operator
 from tests.real.proxy import Proxy
@@ -144,14 +145,20 @@ class Stage:
 
         await until(f"target {target} is Ready", is_ready, within_s=within_s)
 
-    def script(self, name: str) -> replay.Script:
-        """A recording, made ready for this namespace."""
-        events = recording.load(RECORDINGS / name).events()
+    def script(self, name: str, *, spec: Mapping[str, Any] | None = None) -> replay.Script:
+        """A recording, made ready for this namespace, with `spec` merged into the Workflow's."""
+        events = [
+            replace(event, body={**event.body, "spec": {**event.body["spec"], **(spec or {})}})
+            if event.kind == "Workflow" else event
+            for event in recording.load(RECORDINGS / name).events()
+        ]  # fmt: skip
         return replay.script(events, namespace=self.namespace, store=self.store, thin=True)
 
-    async def play(self, name: str, *, run: str | None = None, speed: float = 10.0) -> replay.Replayed:
-        """Play a recording of `tests/data/argo` to its end as `run`."""
-        script = self.script(name)
+    async def play(
+        self, name: str, *, run: str | None = None, speed: float = 10.0, spec: Mapping[str, Any] | None = None
+    ) -> replay.Replayed:
+        """Play a recording of `tests/data/argo` to its end as `run`, with `spec` merged into the Workflow's."""
+        script = self.script(name, spec=spec)
         called = run or replay.fresh_name(script)
 
         async def uploaded() -> bool:

@@ -20,7 +20,6 @@ from typing import Any
 import obstore
 import pytest
 import pytest_asyncio
-from msgspec.structs import replace
 from obstore.store import S3Store
 from tests.cluster.fixtures import Cluster, Kubectl, connect, sweep
 from tests.e2e import oracle
@@ -29,7 +28,7 @@ from tests.real.mlflow import Server, free_port
 from tests.real.operator import Operator
 from tests.real.proxy import Action, Answer, Drop, Pass, Proxy, Seen
 
-from pipetrail import recording, replay
+from pipetrail import replay
 from pipetrail.delivery.secret_chunks import CHUNK, LABEL
 from pipetrail.kube import ARGO, TRACKED_RUNS, ApiError
 from pipetrail.readers import argo as objects
@@ -76,12 +75,7 @@ class House:
     ) -> None:
         """Play a recording to its end, with `spec` merged into the Workflow's."""
         folder = folder or RECORDINGS / name
-        events = [
-            replace(event, body={**event.body, "spec": {**event.body["spec"], **(spec or {})}})
-            if event.kind == "Workflow" else event
-            for event in recording.load(RECORDINGS / name).events()
-        ]  # fmt: skip
-        script = replay.script(events, namespace=self.stage.namespace, store=self.stage.store, thin=True)
+        script = self.stage.script(name, spec=spec)
         await replay.upload(folder, script, self.stage.kube, name=run)
         await replay.replay(script, self.stage.kube, name=run, speed=FAST)
 

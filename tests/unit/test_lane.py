@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import random
 import tracemalloc
+from collections.abc import Callable
 
 import pytest
 
@@ -37,8 +38,8 @@ class Desk:
 
 
 @contextlib.asynccontextmanager
-async def running(desk: Desk, *, concurrency: int = 2):
-    lane = Lane(desk.work, concurrency=concurrency, requests_per_second=1000)
+async def running(desk: Desk, *, concurrency: int = 2, turned: Callable[[], None] = lambda: None):
+    lane = Lane(desk.work, concurrency=concurrency, requests_per_second=1000, turned=turned)
     task = asyncio.create_task(lane.run())
     yield lane
     task.cancel()
@@ -109,6 +110,17 @@ async def test_after_three_failures_in_a_row_one_key_at_a_time_is_tried_until_on
         await asyncio.sleep(120)
         assert (lane.waiting, lane.breaker) == (0, "Closed")
         assert set(desk.keys) == {f"k{n}" for n in range(20)}
+
+
+async def test_who_looks_after_the_tracker_is_told_once_when_nothing_gets_through_and_once_when_it_does_again() -> None:
+    desk = Desk({"a": [Later()] * 6}, takes_s=0.1)
+    told: list[int] = []
+    async with running(desk, turned=lambda: told.append(len(desk.done))) as lane:
+        lane.offer("a")
+        await asyncio.sleep(300)
+        lane.offer("b")
+        await asyncio.sleep(1)
+    assert (told, desk.keys) == ([3, 7], ["a"] * 7 + ["b"])
 
 
 async def test_a_halted_lane_keeps_its_keys_and_starts_them_at_once_when_resumed() -> None:

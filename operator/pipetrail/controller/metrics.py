@@ -180,7 +180,7 @@ def _outbox(dispatch: Dispatch) -> Iterator[Metric]:
 def _targets(dispatch: Dispatch) -> Iterator[Metric]:
     labels = ("target_namespace", "target")
     waiting = GaugeMetricFamily("pipetrail_queue_runs", "Runs that wait for a target or are being sent.", labels=labels)
-    ready = GaugeMetricFamily("pipetrail_target_ready", "1 while runs are being sent to a target.", labels=labels)
+    ready = GaugeMetricFamily("pipetrail_target_ready", "1 while a target's condition Ready is True.", labels=labels)
     breaker = GaugeMetricFamily(
         "pipetrail_breaker", "1 for the state of a target's breaker; Open: it is not called for a while.",
         labels=(*labels, "state"),
@@ -188,7 +188,8 @@ def _targets(dispatch: Dispatch) -> Iterator[Metric]:
     for seat in dispatch.roster.seats():
         who = (seat.ref.namespace, seat.ref.name)
         waiting.add_metric(who, seat.lane.waiting)
-        ready.add_metric(who, float(seat.ready))
+        said = seat.conditions.get("Ready")
+        ready.add_metric(who, float(said is not None and said.status == "True"))
         for state in BREAKERS:
             breaker.add_metric((*who, state), float(seat.lane.breaker == state))
     yield from (waiting, ready, breaker)

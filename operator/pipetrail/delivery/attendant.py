@@ -2,7 +2,7 @@
 
 It resolves the references, makes the connection, asks the tracker who it is, and then lets the lane run. While
 something is wrong it looks again every 30 s, else every 5 minutes, so a rotated Secret or a mended tracker needs no
-restart and no watch on Secrets.
+restart and no watch on Secrets. It looks at once when the lane's breaker opens or a run gets through again.
 """
 
 import asyncio
@@ -126,8 +126,9 @@ class Attendant:
             seat.courier = Courier(connected, self._ledger, seat.lane.limiter, observe.count)
             if old is not None:
                 await old.close()
-        if seat.lane.halted or healthy:
-            seat.lane.resume()
+        before = seat.conditions.get("Ready")
+        if seat.lane.halted or (healthy and (before is None or before.reason != "Ready")):
+            seat.lane.resume()  # not at each look: the tracker may answer us, and still take no run
         await self._status.say(seat, reason, message)
         return healthy
 

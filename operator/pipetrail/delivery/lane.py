@@ -92,13 +92,17 @@ class Errand:
 
 
 class Lane:
-    """Calls `work` for each key that is due, at most `concurrency` at a time, never twice at once for one key."""
+    """Calls `work` for each key that is due, at most `concurrency` at a time, never twice at once for one key.
+
+    `turned` is called when the breaker opens, and when a key gets through again.
+    """
 
     def __init__(
         self, work: Callable[[str], Awaitable[Verdict]], *, concurrency: int, requests_per_second: float,
-        permit: Permit = always,
+        permit: Permit = always, turned: Callable[[], None] = lambda: None,
     ) -> None:  # fmt: skip
         self._work = work
+        self._turned = turned
         self._concurrency = concurrency
         self.limiter = Limiter(requests_per_second, permit)
         self._queue = Queue()
@@ -243,7 +247,9 @@ class Lane:
         del self._errands[key]
         match verdict:
             case Done(sent=sent):
-                self._in_a_row = 0
+                opened, self._in_a_row = self.breaker != "Closed", 0
+                if opened:
+                    self._turned()
                 if sent:
                     observe.lags.add(asyncio.get_running_loop().time() - errand.news)
             case Later(after_s=after_s, trouble=False):
@@ -265,6 +271,8 @@ class Lane:
         pause_s = backoff_s(errand.failures) if after_s is None else after_s
         if self._in_a_row < FAILURES_TO_OPEN:
             return pause_s
+        if self._in_a_row == FAILURES_TO_OPEN:
+            self._turned()
         probe_s = backoff_s(self._in_a_row - FAILURES_TO_OPEN + 1, PROBE_MOST_S)
         self._not_before = asyncio.get_running_loop().time() + max(probe_s, after_s or 0.0)
         return min(pause_s, PROBE_MOST_S)

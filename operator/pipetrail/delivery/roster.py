@@ -79,8 +79,9 @@ class Roster:
         seat: Seat
         concurrency, rate = standing.part(found.spec.delivery, 1 if found.ref.namespace else self._share.of)
         lane = Lane(
-            lambda key: self._work(seat, key), concurrency=concurrency, requests_per_second=rate, permit=self._permit
-        )
+            lambda key: self._work(seat, key), concurrency=concurrency, requests_per_second=rate, permit=self._permit,
+            turned=lambda: seat.stir.set(),
+        )  # fmt: skip
         lane.halt()
         seat = Seat(found, lane, self._share)
         return seat
