@@ -1,7 +1,7 @@
 # make demo   see it work: a recorded training run, from a real API server into a real MLflow  (PODS=1: in real pods)
 # make demo-down  stop what the demo left running
 # make test   everything: style, types, floors, unit, property, contract, cluster and end-to-end tests
-#             (STORMS=1: and the storms, minutes of kills and restarts, as in CI)
+#             (STORMS=1: and the storms, minutes of kills, restarts and outages, as in CI)
 # make lint   only style, types and floors           make bench         the budgets, measured beside their anchors
 # make chaos SEED=n  break all around the operator, and judge what the trackers hold  (RUNS=150: shorter than 500 runs)
 # make cluster  a real cluster on this machine       make cluster-down  take it away again

@@ -111,7 +111,7 @@ def pytest_terminal_summary(terminalreporter, exitstatus, config) -> None:
         )
     if not config.getoption("--storms"):
         terminalreporter.write_line(
-            "storms  minutes of kills and restarts: not run; CI runs them, and make test STORMS=1"
+            "storms  minutes of kills, restarts and outages: not run; CI runs them, and make test STORMS=1"
         )
 
 

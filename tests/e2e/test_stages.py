@@ -21,7 +21,7 @@ from tests.real.mlflow import free_port
 from tests.real.operator import Operator
 from tests.real.proxy import Answer, Pass, Proxy, Seen
 
-pytestmark = [pytest.mark.minutes(2), pytest.mark.api, pytest.mark.mlflow]
+pytestmark = [pytest.mark.minutes(2), pytest.mark.api, pytest.mark.mlflow, pytest.mark.storm]
 
 QUICK = {"concurrency": 8, "requestsPerSecond": 200}
 REFUSED = json.dumps({"error_code": "INVALID_PARAMETER_VALUE", "message": "no run of that name, please"}).encode()
