@@ -4,6 +4,7 @@ The requests are those that a delivery really makes, as a proxy saw them. Ours a
 """
 
 import asyncio
+import dataclasses
 import json
 import os
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from typing import Any, Final
 from tests.bench.child import running
 from tests.bench.place import Place
 from tests.bench.table import Row
+from tests.real import mlflow, postgres
 from tests.real.proxy import Proxy
 
 RUNS: Final = 200
@@ -22,9 +24,16 @@ CALLS: Final = ("/runs/create", "/runs/log-batch", "/runs/update")
 
 
 async def measure(place: Place) -> list[Row]:
-    """Into MLflow, and into a tracker that answers at once."""
+    """Into MLflow on each of its databases, and into a tracker that answers at once."""
     runs = SHORT if place.short else RUNS
     rows = [await _beside(place, "MLflow on SQLite", place.tracker().url, runs, 1 / 0.9)]
+    if why := postgres.missing():
+        rows.append(_row("MLflow on PostgreSQL", 1 / 0.9, None, why))
+    else:
+        with postgres.serving(place.folder, "mlflow", "mlflow") as database:
+            made = dataclasses.replace(mlflow.plain(place.folder / "mlflow-postgres"), database=database.url)
+            with mlflow.running(made) as server:
+                rows.append(await _beside(place, "MLflow on PostgreSQL", server.url, runs, 1 / 0.9))
     with _answering(place) as url:
         rows.append(await _beside(place, "a tracker that answers at once", url, runs * 5, 1 / 0.5))
     return rows
@@ -46,11 +55,18 @@ async def _beside(place: Place, what: str, url: str, runs: int, budget: float) -
             told = await asyncio.to_thread(one, which, *more)
             best[which] = min(best.get(which, told), told, key=lambda t: float(t["took"]))
     ours, bare = best["ours"], best["bare"]
+    return _row(
+        what, budget, ours["took"] / bare["took"],
+        f"{runs / ours['took']:.1f} runs/s, bare {runs / bare['took']:.1f}; {ours['calls'] / runs:.2f} requests a run; "
+        f"CPU a run {ours['cpu'] / runs * 1000:.2f} ms, bare {bare['cpu'] / runs * 1000:.2f}; best of {ROUNDS}",
+    )  # fmt: skip
+
+
+def _row(what: str, budget: float, measured: float | None, note: str) -> Row:
     return Row(
         name=f"throughput, {what}", what=f"time per run into {what}, of a bare client's", budget=round(budget, 2),
-        unit="×", measured=ours["took"] / bare["took"], anchor=1.0, anchor_is="the same requests by aiohttp alone",
-        note=f"{runs / ours['took']:.1f} runs/s, bare {runs / bare['took']:.1f}; {ours['calls'] / runs:.2f} requests a "
-        f"run; CPU a run {ours['cpu'] / runs * 1000:.2f} ms, bare {bare['cpu'] / runs * 1000:.2f}; best of {ROUNDS}",
+        unit="×", measured=measured, anchor=None if measured is None else 1.0,
+        anchor_is="" if measured is None else "the same requests by aiohttp alone", note=note,
     )  # fmt: skip
 
 
