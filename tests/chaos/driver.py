@@ -45,6 +45,9 @@ OUR_ERRORS: Final = ("delivery failed", "event failed", "not kept")
 SETTLED_WITHIN_S: Final = 240.0
 DRAINED_WITHIN_S: Final = 600.0
 SAY_EVERY_S: Final = 10.0
+OVERDUE_S: Final = 15.0
+"""No kill comes while a run that was deleted so long ago is in the operator's memory alone: the API server tells of a
+deletion for 75 s, and on a slow machine a start takes 20 of them."""
 LINE: Final = 118
 
 
@@ -157,6 +160,7 @@ class Driver:
     # --- kills ------------------------------------------------------------------------------------------------------
 
     async def _kill(self, step: Kill) -> None:
+        await self.where.safe(OVERDUE_S)
         self._killed += 1
         self.where.crew.victim = step.shard or 0
         self.trap.sprung.clear()

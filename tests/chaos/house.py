@@ -9,8 +9,9 @@ import contextlib
 import os
 import random
 import secrets
+import time
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -59,7 +60,6 @@ class House:
     disk: Disk | None = None
     no_disk: str = ""
     doomed_ended: bool = False
-    _open: set[tuple[str, str, str]] = field(default_factory=set)
 
     @property
     def submitted(self) -> tuple[Submitting, ...]:
@@ -94,10 +94,7 @@ class House:
         for home in self.homes:
             await home.hold()
         try:
-            await until(
-                "what was deleted is delivered or kept", self._kept, within_s=SAFE_WITHIN_S, every_s=0.5,
-                otherwise=lambda: f"neither: {sorted(self._open)}",
-            )  # fmt: skip
+            await self.safe()
             yield
             await self.crew.ready()
         finally:
@@ -110,19 +107,36 @@ class House:
         read = [outbox.from_text(item["metadata"]["annotations"][COVER]) for item in found["items"]]
         return [cover for cover in read if cover is not None]
 
-    async def _kept(self) -> bool:
-        kept = {(cover.namespace, cover.run, cover.target.name) for cover in await self.copies()}
-        self._open = set()
+    async def safe(self, older_s: float = 0.0) -> None:
+        """Wait until every run that was deleted so long ago is in the outbox or in its tracker, for each target."""
+        neither: set[tuple[str, str, str]] = set()
+
+        async def all_are() -> bool:
+            nonlocal neither
+            neither = await self._unsafe(time.time() - older_s)
+            return not neither
+
+        await until(
+            "what was deleted is delivered or kept", all_are, within_s=SAFE_WITHIN_S, every_s=1.0,
+            otherwise=lambda: f"neither: {sorted(neither)}",
+        )  # fmt: skip
+
+    async def _unsafe(self, before: float) -> set[tuple[str, str, str]]:
+        """(namespace, run, target) of what was deleted before a time and is known to the operator's memory at most."""
+        found: set[tuple[str, str, str]] = set()
         for home in self.homes:
+            deleted = {run for run, at in home.gone_at.items() if at <= before} - home.safe
+            if not deleted:
+                continue
             namespace, targets = home.stage.namespace, await home.targets()
-            synced = {
-                (namespace, found["spec"]["run"]["name"], found["spec"]["target"]["name"])
-                for found in await home.stage.tracked()
-                if (found.get("status") or {}).get("phase") == "Synced"
-            }
-            deleted = [run.name for run in home.done.values() if run.deleted_at]
-            self._open |= {(namespace, run, target) for run in deleted for target in targets} - synced - kept
-        return not self._open
+            held = {(c.run, c.target.name) for c in await self.copies() if c.namespace == namespace}
+            for tracked in await home.stage.tracked():
+                if (tracked.get("status") or {}).get("phase") == "Synced":
+                    held.add((tracked["spec"]["run"]["name"], tracked["spec"]["target"]["name"]))
+            missing = {(run, target) for run in deleted for target in targets} - held
+            home.safe |= deleted - {run for run, _ in missing}
+            found |= {(namespace, *each) for each in missing}
+        return found
 
 
 async def _targets(stage: Stage, proxies: dict[Tracker, Proxy], server: neptune.Server) -> None:

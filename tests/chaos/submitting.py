@@ -30,6 +30,7 @@ from pipetrail.targets.target import Tree
 
 SUBMITTED: Final = "submitted.pickle"
 GONE_S: Final = 60.0
+KNOWN_WITHIN_S: Final = 600.0
 BY_HAND_WITHIN_S: Final = 8.0
 """A run that ended may be kept 5 s after its end: some are deleted before, some after."""
 TTL: Final = {"ttlStrategy": {"secondsAfterCompletion": 0}}
@@ -80,6 +81,8 @@ class Submitting:
         self._may_delete.set()
         self.done: dict[str, Submitted] = {}
         self.final_at: dict[str, float] = {}
+        self.gone_at: dict[str, float] = {}  # of those that were deleted
+        self.safe: set[str] = set()  # of these what every target or the outbox was seen to have
         self.planned: dict[str, Planned] = {}
 
     async def submit(self, run: Planned) -> None:
@@ -112,7 +115,7 @@ class Submitting:
             return bool(await self.stage.tracked(run.name))
 
         try:
-            await until(f"{run.name} is known to a target", begun, within_s=240)
+            await until(f"{run.name} is known to a target", begun, within_s=KNOWN_WITHIN_S, every_s=0.5)
         finally:
             playing.cancel()
             with suppress(asyncio.CancelledError):
@@ -154,7 +157,7 @@ class Submitting:
         self._deleting += 1
         try:
             body = await self._gone(run)
-            deleted_at = time.time()
+            self.gone_at[run.name] = deleted_at = time.time()
             self.done[run.name] = replace(await self._submitted(run, body), deleted_at=deleted_at)
             await until(f"what {run.name} left is gone", lambda: self._collected(run), within_s=GONE_S)
         finally:
