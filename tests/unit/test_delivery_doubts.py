@@ -1,7 +1,7 @@
 """A create that committed late, of a run that is gone since: the double goes, and the one that was closed stays."""
 
 import datetime as dt
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import pytest
@@ -97,3 +97,15 @@ async def test_a_tracker_that_does_not_answer_is_asked_again_and_a_run_of_anothe
     answers = mlflow.decide
     mlflow.decide = lambda seen: Answer(503) if seen.ends("runs/search") else answers(seen)  # type: ignore[method-assign]
     assert await looked(mlflow, doubtful()) == []
+
+
+@pytest.mark.parametrize("phase", ["Tracking", "Synced"])
+async def test_a_deleted_run_holds_the_place_of_the_watches_while_it_is_not_delivered_and_not_for_a_doubt(
+    phase: Literal["Tracking", "Synced"],
+) -> None:
+    known = doubtful()
+    async with operator(Cluster(), NOWHERE) as dispatch:
+        dispatch.book.add(replace(known, status=replace(known.status, phase=phase)))
+        header = argo.Header(uid="u", name="run", namespace="team", version="1", generation="", completed=True)
+        dispatch.saw_run(header, {"metadata": {"name": "run"}}, listed=False)
+        assert len(dispatch.waiting_since_deleted()) == (phase == "Tracking")

@@ -227,7 +227,7 @@ class Dispatch:
     def waiting_since_deleted(self) -> list[float]:
         """When (in the loop's time) each run was deleted that something is still to be sent of: only we have it."""
         buried = [state for state in self.runs.all() if state.only_here]
-        return [state.buried_at for state in buried if self._takers.waits(state, remembered=False)]
+        return [state.buried_at for state in buried if self._takers.only_from_us(state)]
 
     def _offer(self, state: RunState) -> None:
         state.settled_at = None

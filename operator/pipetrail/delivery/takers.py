@@ -55,6 +55,20 @@ class Takers:
         seats = self._roster.over(state.header.namespace)
         return any(self._takes(seat, state.header, remembered=remembered) for seat in seats)
 
+    def only_from_us(self, state: RunState) -> bool:
+        """Is something still to be sent of a run that was deleted, and does our memory alone have it?
+
+        What a copy has does not count, nor a doubt of what was delivered: for that its key is enough (`doubts.py`).
+        """
+        for seat in self._roster.over(state.header.namespace):
+            if not self._takes(seat, state.header, remembered=False):
+                continue
+            entry, kept = self._book.get(state.id, seat.ref), self._copies.of(state.id, seat.ref)
+            delivered = entry is not None and entry.settled and not entry.reopened(state.header.generation)
+            if not delivered and (kept is None or not kept.whole):
+                return True
+        return False
+
     def _takes(self, seat: Seat, header: argo.Header, *, remembered: bool) -> bool:
         entry = self._book.get((header.namespace, header.uid), seat.ref)
         state = self._runs.get(header.uid)
