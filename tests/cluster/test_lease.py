@@ -13,7 +13,9 @@ from tests.real.operator import Operator
 from tests.real.proxy import Pass, Stall
 
 from pipetrail.controller import lease as leases
+from pipetrail.controller.bookmarks import leave_early
 from pipetrail.controller.lease import Lease, TakenOver
+from pipetrail.controller.stream import Pulse
 from pipetrail.kube import Kube, KubeError
 
 pytestmark = [pytest.mark.minutes(1), pytest.mark.api]
@@ -59,6 +61,29 @@ async def test_one_that_is_silent_is_followed_after_its_duration_and_not_before(
     await two.acquire()
     assert leases.DURATION_S < time.monotonic() - began < leases.DURATION_S + 2 * leases.WAIT_S + 1
     assert one.held is False  # by its own clock, five seconds before
+
+
+async def test_where_the_watches_stand_is_said_as_soon_as_all_is_listed_and_not_at_the_next_renewal(
+    kube, namespace, monkeypatch
+):
+    monkeypatch.setattr(leases, "RENEW_S", 3600.0)
+    lease, listed = Lease(kube, namespace, "pipetrail", "one"), False
+    await lease.acquire()
+    lease.leave = lambda: {"example.com/place": "12"}
+    keeping = asyncio.create_task(lease.keep())
+
+    def pulses() -> list[Pulse]:
+        return [Pulse(path="/pods", version="12", listed=listed, heard_s=None, restarts=0, trouble="")]
+
+    leaving = asyncio.create_task(leave_early(lease, pulses))
+    await asyncio.sleep(1)
+    assert "annotations" not in (await kube.get(path(namespace)))["metadata"]
+    listed = True
+    async with asyncio.timeout(30):
+        await leaving
+    assert (await kube.get(path(namespace)))["metadata"]["annotations"] == {"example.com/place": "12"}
+    keeping.cancel()
+    await asyncio.wait([keeping])
 
 
 async def test_a_holder_that_finds_another_in_its_place_ends(kube, namespace, monkeypatch):

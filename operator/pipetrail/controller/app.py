@@ -18,7 +18,7 @@ from collections.abc import Coroutine, Sequence
 from typing import Any, Final, TypeVar
 
 from pipetrail import api, observe
-from pipetrail.controller.bookmarks import Bookmarks
+from pipetrail.controller.bookmarks import Bookmarks, leave_early
 from pipetrail.controller.health import Health, serving
 from pipetrail.controller.lease import Lease
 from pipetrail.controller.shares import Shares, shares
@@ -94,6 +94,7 @@ async def _term(
     dispatch, reader, start = made
     left = start.start_at
     moved = asyncio.create_task(share.moved(), name="shares")
+    beside: list[asyncio.Task[None]] = [moved]
     try:
         kinds = await _unless([moved, *ending], _patiently_ready(kube, dispatch, settings.watch_namespaces))
         if kinds is not None:
@@ -107,15 +108,17 @@ async def _term(
             share.began()
             if lease is not None:
                 lease.leave = lambda: share.annotations(marks.annotations())
+                beside.append(asyncio.create_task(leave_early(lease, watches.pulses), name="place"))
             dispatch.survey.told = watches.told
             health.dispatch, health.watches = dispatch, watches
             await _operate(kube, settings, dispatch, watches, marks, [ending[0], moved, *ending[1:]])
             left = marks.versions()
     finally:
         health.dispatch = health.watches = None
-        if not moved.done():
-            moved.cancel()
-        await asyncio.wait([moved], timeout=ENDING_S)
+        for task in beside:
+            if not task.done():
+                task.cancel()
+        await asyncio.wait(beside, timeout=ENDING_S)
         await dispatch.close()
         await reader.close()
     if any(task.done() for task in ending):
