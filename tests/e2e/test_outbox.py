@@ -303,7 +303,7 @@ async def test_beyond_its_share_the_outbox_refuses_and_says_so_or_takes_the_stor
     await starts(house.operator)
     await house.stage.target("mlflow", house.mlflow.url, delivery=QUICK)
     await house.play("nested-dags", "run", spec=TTL)
-    await house.stage.reaches("run", "Pending", reason="OutboxFull")
+    await house.stage.reaches("run", "Pending", reason="OutboxFull", within_s=120)
     refused = 'pipetrail_outbox_refused_total{reason="OutboxFull"}'
     assert await asyncio.to_thread(shown, port, refused) == 1.0
     assert await asyncio.to_thread(shown, port, "pipetrail_tracked_runs_bytes") > 1000
