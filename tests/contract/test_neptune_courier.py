@@ -118,12 +118,40 @@ async def test_a_sweep_is_delivered_at_the_first_try(server: Server) -> None:
     await assert_whole(server, "calm")
 
 
+async def test_a_request_that_is_turned_away_does_not_have_those_before_it_sent_again(server: Server) -> None:
+    """Of each delivery another one is told 429 once: the points that the ones before it brought are there already."""
+    for number in range(8):
+        uid, asked = f"turned-away-{number}", 0
+
+        def decide(seen: Seen, number: int = number) -> Any:
+            nonlocal asked
+            if not seen.ends("/attributes/operations"):
+                return Pass()
+            asked += 1
+            return Answer(429) if asked == number + 1 else Pass()
+
+        async with Proxy(server.url, decide) as proxy:
+            target = NeptuneTarget(proxy.url, server.project, server.token(proxy.url), bounds=BOUNDS)
+            try:
+                assert await settled(target, uid) == 2
+            finally:
+                await target.close()
+        await assert_whole(server, uid)
+
+
 @pytest.mark.parametrize("seed", range(4))
 async def test_whatever_is_lost_or_killed_on_the_way_each_point_is_there_once(server: Server, seed: int) -> None:
     """A third of the requests fail in one of the ways that there are; now and then the worker is killed."""
     chance = random.Random(seed)
     uid = f"storm-{seed}"
-    ways = (Drop(), Drop(commit=True), Answer(503), Answer(503, commit=True), Answer(200, b"<<<", commit=True))
+    ways = (
+        Drop(),
+        Drop(commit=True),
+        Answer(429),
+        Answer(503),
+        Answer(503, commit=True),
+        Answer(200, b"<<<", commit=True),
+    )
 
     async with Proxy(server.url) as proxy:
         target = NeptuneTarget(proxy.url, server.project, server.token(proxy.url), bounds=BOUNDS)

@@ -283,12 +283,12 @@ class Courier:
         try:
             receipt = await self._target.write(progress.handles[run.key], batch)
         except Retry as trouble:
-            # What arrived of a doubtful write is read back, unless sending it again is the same as once.
-            progress.unsure |= trouble.doubtful and self._counts_repeats
+            # What arrived is read back, unless sending it again is the same as once. A write is several requests: some
+            # were taken before one was turned away, about which there is no doubt itself.
+            progress.unsure |= self._counts_repeats
             if trouble.doubtful and self._counts_repeats:
                 progress.doubtful_at = self._clock()  # it may come after the read, and be there twice
-            if trouble.doubtful:
-                progress.delivered[run.key] = plans.doubted(progress.delivered[run.key], batch)
+            progress.delivered[run.key] = plans.doubted(progress.delivered[run.key], batch)
             progress.tried[run.key] = plans.times(batch)
             raise
         except (Refused, asyncio.CancelledError):
