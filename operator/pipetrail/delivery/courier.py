@@ -16,7 +16,18 @@ from pipetrail.delivery.lane import Limiter
 from pipetrail.delivery.ledger import Entry, Ledger
 from pipetrail.delivery.plan import Delivered
 from pipetrail.record import Record
-from pipetrail.targets.target import Batch, Change, Handle, Held, Refused, Retry, Target, TrackerRun, Tree
+from pipetrail.targets.target import (
+    Batch,
+    Change,
+    Handle,
+    Held,
+    Refused,
+    Retry,
+    Target,
+    TargetError,
+    TrackerRun,
+    Tree,
+)
 
 LOOK_AGAIN_S: Final = 60.0
 OUTCOME_TAG: Final = "pipetrail.outcome"
@@ -240,7 +251,7 @@ class Courier:
                     progress.unsure = True
                     progress.doubtful_at = self._clock()
                 raise
-            except asyncio.CancelledError:
+            except (TargetError, asyncio.CancelledError):
                 progress.unsure = True
                 raise
             progress.handles[run.key] = there
@@ -291,7 +302,7 @@ class Courier:
             progress.delivered[run.key] = plans.doubted(progress.delivered[run.key], batch)
             progress.tried[run.key] = plans.times(batch)
             raise
-        except (Refused, asyncio.CancelledError):
+        except (TargetError, asyncio.CancelledError):  # also when our token ran out in the middle of it
             progress.unsure = True
             progress.tried[run.key] = plans.times(batch)
             raise
