@@ -94,18 +94,19 @@ async def settled(target: NeptuneTarget, uid: str, *, fresh: bool = True) -> int
     raise AssertionError("it is never settled")
 
 
-async def assert_whole(server: Server, uid: str) -> None:
+async def assert_whole(server: Server, *uids: str) -> None:
     """What the server holds, read by a target of its own: each run once, whole, and nothing twice."""
     target = NeptuneTarget(server.url, server.project, server.token(), bounds=BOUNDS)
     try:
-        wanted = [target.fit(run) for run in tree(uid).runs]
-        found = await target.find(wanted[0])
-        assert [h.key for h in found] == [run.key for run in wanted]
-        for run, held in zip(wanted, found, strict=True):
-            assert differences(run, await target.read(held.handle), note=run.note) == ()
-        there = {run["short"]: run["attributes"] for run in server.runs()}
-        below = [there[h.handle.id].get("pipetrail/parent", ("", ""))[1] for h in found]
-        assert below == ["", *([found[0].handle.id] * 2)]
+        for uid in uids:
+            wanted = [target.fit(run) for run in tree(uid).runs]
+            found = await target.find(wanted[0])
+            assert [h.key for h in found] == [run.key for run in wanted]
+            for run, held in zip(wanted, found, strict=True):
+                assert differences(run, await target.read(held.handle), note=run.note) == ()
+            there = {run["short"]: run["attributes"] for run in server.runs()}
+            below = [there[h.handle.id].get("pipetrail/parent", ("", ""))[1] for h in found]
+            assert below == ["", *([found[0].handle.id] * 2)]
     finally:
         await target.close()
 
@@ -125,23 +126,20 @@ async def test_a_request_that_is_turned_away_does_not_have_those_before_it_sent_
     server: Server, status: int
 ) -> None:
     """Of each delivery another one is, once: the points that the ones before it brought are there already."""
-    for number in range(8):
-        uid, asked = f"turned-away-{status}-{number}", 0
+    async with Proxy(server.url) as proxy:
+        target = NeptuneTarget(proxy.url, server.project, server.token(proxy.url), bounds=BOUNDS)
+        try:
+            for number in range(8):
+                left = iter([Pass()] * number + [Answer(status)])
 
-        def decide(seen: Seen, number: int = number) -> Any:
-            nonlocal asked
-            if not seen.ends("/attributes/operations"):
-                return Pass()
-            asked += 1
-            return Answer(status) if asked == number + 1 else Pass()
+                def decide(seen: Seen, left: Iterator[Any] = left) -> Any:
+                    return next(left, Pass()) if seen.ends("/attributes/operations") else Pass()
 
-        async with Proxy(server.url, decide) as proxy:
-            target = NeptuneTarget(proxy.url, server.project, server.token(proxy.url), bounds=BOUNDS)
-            try:
-                assert await settled(target, uid) == 2
-            finally:
-                await target.close()
-        await assert_whole(server, uid)
+                proxy.decide = decide
+                assert await settled(target, f"turned-away-{status}-{number}") == 2
+        finally:
+            await target.close()
+    await assert_whole(server, *(f"turned-away-{status}-{number}" for number in range(8)))
 
 
 @pytest.mark.parametrize("seed", range(4))
