@@ -40,17 +40,20 @@ class Trackers(NamedTuple):
         """What the operator needs to be told."""
         return ("--tensorboard-root", str(self.root))
 
-    async def targets(self, stage: Stage, **spec: Any) -> None:
-        """A target for each, in the stage's namespace."""
+    async def targets(self, stage: Stage, names: Sequence[str] = NAMES, **spec: Any) -> None:
+        """A target for each of `names`, in the stage's namespace."""
         await stage.secret("neptune", token=self.neptune.token(self.before_neptune.url))
         address = {
             "serverUri": self.before_neptune.url, "project": self.neptune.project,
             "apiTokenSecretRef": {"name": "neptune", "key": "token"},
         }  # fmt: skip
-        await stage.target("mlflow", self.before_mlflow.url, **spec)
-        await stage.target("tensorboard", backend={"tensorboard": {}}, **spec)
-        await stage.target("neptune", backend={"neptune": address}, **spec)
-        for name in NAMES:
+        backends = {
+            "mlflow": {"mlflow": {"trackingUri": self.before_mlflow.url}}, "tensorboard": {"tensorboard": {}},
+            "neptune": {"neptune": address},
+        }  # fmt: skip
+        for name in names:
+            await stage.target(name, backend=backends[name], **spec)
+        for name in names:
             await stage.ready(name)
 
     async def held(self, name: str, experiments: Sequence[str]) -> list[Held]:
@@ -86,13 +89,13 @@ async def trackers(server: mlflow.Server, folder: Path, namespace: str) -> Async
 
 
 async def read_back(
-    three: Trackers, stage: Stage, runs: Sequence[str], mlflow_url: str, *, mlmd: str = ""
+    three: Trackers, stage: Stage, runs: Sequence[str], mlflow_url: str, *, mlmd: str = "", names: Sequence[str] = NAMES
 ) -> tuple[dict[str, list[str]], dict[str, int]]:
     """What differs, by tracker and run, and how many points each tracker should hold; `mlmd`: the operator's store."""
     wrong: dict[str, list[str]] = {}
-    points: dict[str, int] = dict.fromkeys(NAMES, 0)
+    points: dict[str, int] = dict.fromkeys(names, 0)
     in_mlflow = await oracle.held(three.mlflow.url)
-    for name in NAMES:
+    for name in names:
         tracked = {t["spec"]["run"]["name"]: t for t in await stage.tracked(target=name)}
         trees = {r: await oracle.shaped(stage.kube, await stage.workflow(r), tracked[r], mlmd=mlmd) for r in runs}
         experiments = sorted({tree.parent.experiment for tree in trees.values()})
