@@ -6,6 +6,7 @@ import resource
 import subprocess
 import sys
 import threading
+import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,13 @@ def memory_mb(pid: int) -> tuple[float, float] | None:
         lines = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
         return tuple(int(lines[key].split()[0]) / 1024 for key in ("VmHWM", "VmRSS"))  # type: ignore[return-value]
     return None
+
+
+def shown(port: int, beginning: str) -> float:
+    """The sum of what an operator's page of metrics shows in the lines with that beginning."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30) as page:
+        lines = page.read().decode().splitlines()
+    return sum(float(line.split()[-1]) for line in lines if line.startswith(beginning))
 
 
 def answer(read: Callable[[], Mapping[str, Any]]) -> None:

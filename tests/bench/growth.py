@@ -5,11 +5,10 @@ limit is measured. `python -m tests.bench --only growth -o json | python -m test
 """
 
 import asyncio
-import urllib.request
 from typing import Any, Final, NamedTuple
 
 from tests.bench import objects
-from tests.bench.child import cpu_of, memory_mb
+from tests.bench.child import cpu_of, memory_mb, shown
 from tests.bench.place import Place
 from tests.bench.table import Row
 from tests.bench.waiting import ended
@@ -94,6 +93,4 @@ async def _ends(place: Place, k: int) -> Any:
 
 
 def _runs(port: int, state: str) -> float:
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30) as answer:
-        lines = answer.read().decode().splitlines()
-    return sum(float(line.split()[-1]) for line in lines if line.startswith(f'pipetrail_runs{{state="{state}"'))
+    return shown(port, f'pipetrail_runs{{state="{state}"')

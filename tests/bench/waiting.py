@@ -1,12 +1,11 @@
 """Resident memory while a tracker is down and every run that ended waits for it."""
 
 import asyncio
-import urllib.request
 from datetime import UTC, datetime
 from typing import Any, Final
 
 from tests.bench import objects
-from tests.bench.child import memory_mb, running
+from tests.bench.child import memory_mb, running, shown
 from tests.bench.place import Place
 from tests.bench.table import Row
 from tests.real.mlflow import free_port
@@ -89,9 +88,7 @@ async def _queued(port: int, n: int) -> None:
     """Until `n` runs wait, and have had the time to rest."""
 
     def all_wait() -> bool:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30) as answer:
-            lines = answer.read().decode().splitlines()
-        return sum(float(line.split()[-1]) for line in lines if line.startswith(QUEUED)) >= n
+        return shown(port, QUEUED) >= n
 
     end = asyncio.get_running_loop().time() + 900
     while not await asyncio.to_thread(all_wait):

@@ -40,7 +40,7 @@ class Pair:
         )  # fmt: skip
         self.frozen: Seen | None = None
 
-    def freeze_at(self, call: Call, then: Action, *proxies: Proxy) -> None:
+    def freeze_at(self, call: Call, then: Action, proxy: Proxy) -> None:
         """Freeze the first one when it makes `call`, to which `then` happens."""
 
         def decide(seen: Seen) -> Action:
@@ -51,8 +51,7 @@ class Pair:
                 return then
             return Pass()
 
-        for proxy in proxies:
-            proxy.decide = decide
+        proxy.decide = decide
 
     async def goes_over(self) -> None:
         """Runs are played; the second one begins when the first is frozen, and settles all."""

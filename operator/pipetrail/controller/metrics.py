@@ -188,8 +188,7 @@ def _targets(dispatch: Dispatch) -> Iterator[Metric]:
     for seat in dispatch.roster.seats():
         who = (seat.ref.namespace, seat.ref.name)
         waiting.add_metric(who, seat.lane.waiting)
-        said = seat.conditions.get("Ready")
-        ready.add_metric(who, float(said is not None and said.status == "True"))
+        ready.add_metric(who, float(seat.said_ready))
         for state in BREAKERS:
             breaker.add_metric((*who, state), float(seat.lane.breaker == state))
     yield from (waiting, ready, breaker)

@@ -126,8 +126,7 @@ class Attendant:
             seat.courier = Courier(connected, self._ledger, seat.lane.limiter, observe.count)
             if old is not None:
                 await old.close()
-        before = seat.conditions.get("Ready")
-        if seat.lane.halted or (healthy and (before is None or before.reason != "Ready")):
+        if seat.lane.halted or (healthy and not seat.said_ready):
             seat.lane.resume()  # not at each look: the tracker may answer us, and still take no run
         await self._status.say(seat, reason, message)
         return healthy

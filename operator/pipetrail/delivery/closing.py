@@ -10,6 +10,7 @@ from pipetrail.delivery.courier import Progress
 from pipetrail.delivery.ledger import MAX_TEXT, Entry, Ledger, Lost
 from pipetrail.delivery.roster import Roster
 from pipetrail.kube import KubeError
+from pipetrail.shape.names import root_key
 from pipetrail.targets.target import Refused, TargetError, TrackerRun
 
 
@@ -28,7 +29,7 @@ class Closing:
         Targets that failed a call in this pass stand in `unanswered`: one is enough. One that fails now is added.
         """
         run = entry.spec.run
-        if run.key != f"{self._cluster}/{run.uid}":
+        if not key_is_ours(entry, self._cluster):
             # Written by someone else, or under another name of this cluster: no tracker is asked about that key.
             said = "its key is none that this operator gives: nothing was sent, and nothing in the tracker was touched"
             await self._end(entry, phase="Stopped", reason="NotOurs", message=said, settled_at=ledgers.now())
@@ -36,14 +37,9 @@ class Closing:
         seat = self._roster.get(entry.spec.target)
         if seat is None or seat.courier is None or seat.ref in unanswered:
             return
-        key = run.key if entry.spec.attempt == 1 else f"{run.key}#{entry.spec.attempt}"
-        stub = TrackerRun(
-            key=key, root=key, experiment=entry.spec.experiment, name=run.name, status="Killed",
-            started=dt.datetime.now(dt.UTC),
-        )  # fmt: skip
         said = "the run's object was deleted while nobody watched: closed as killed, how it ended is not known"
         try:
-            outcome = await seat.courier.close_lost(Progress(entry, unsure=True), stub)
+            outcome = await seat.courier.close_lost(Progress(entry, unsure=True), parent_of(entry))
         except Refused as refusal:  # someone deleted it in the tracker: there is nothing to close
             outcome, said = "", f"the run's object was deleted while nobody watched; {refusal.message}"[:MAX_TEXT]
         except TargetError as error:
@@ -69,6 +65,22 @@ class Closing:
             observe.log().warning("not closed yet", run=entry.spec.run.name, target=target, cause=str(error))
             return False
         return True
+
+
+def key_is_ours(entry: Entry, cluster: str) -> bool:
+    """Whether an operator of `cluster` gives such a key to such a run; a TrackedRun may have been written by others."""
+    run = entry.spec.run
+    return run.key == f"{cluster}/{run.uid}"
+
+
+def parent_of(entry: Entry) -> TrackerRun:
+    """What can be said of a run's tracker run when nothing is left but its TrackedRun: enough to find it by its key."""
+    run = entry.spec.run
+    key = root_key(run.key, entry.spec.attempt)
+    return TrackerRun(
+        key=key, root=key, experiment=entry.spec.experiment, name=run.name, status="Killed",
+        started=dt.datetime.now(dt.UTC),
+    )  # fmt: skip
 
 
 def _why(entry: Entry) -> str:

@@ -149,10 +149,7 @@ class Courier:
         All that says which run it was is a TrackedRun, which a tenant may have written: if what carries the key is of
         another namespace, nothing is touched either (:class:`Refused`).
         """
-        namespace = progress.entry.namespace
-        await self._limiter.acquire()
-        if any(h.tags.get(NAMESPACE_TAG, namespace) != namespace for h in await self._target.find(run)):
-            raise Refused("NotOurs", "what the tracker has under its key is a run of another namespace: left alone")
+        await self._found_of(progress.entry, run)
         await self._look(progress, Tree(parent=run))
         parent = progress.delivered.get(run.key)
         if parent is not None and parent.status not in (None, "Running"):
@@ -171,11 +168,8 @@ class Courier:
         the oldest is no matter here: what is deleted could not be sent again to the one that stays. Raises
         :class:`Refused` if what carries the key is of another namespace.
         """
-        await self._limiter.acquire()
         several: dict[str, list[Held]] = {}
-        for held in await self._target.find(run):
-            if held.tags.get(NAMESPACE_TAG, entry.namespace) != entry.namespace:
-                raise Refused("NotOurs", "what the tracker has under its key is a run of another namespace: left alone")
+        for held in await self._found_of(entry, run):
             several.setdefault(held.key, []).append(held)
         for found in several.values():
             ended = [held for held in found if held.status != "Running" or held.handle.id == entry.status.external_id]
@@ -184,6 +178,14 @@ class Courier:
                     await self._limiter.acquire()
                     await self._target.discard(held.handle)
                     self._count("doubles", 1)
+
+    async def _found_of(self, entry: Entry, run: TrackerRun) -> Sequence[Held]:
+        """What carries the key of `run`. Raises :class:`Refused` if any of it is of another namespace than `entry`."""
+        await self._limiter.acquire()
+        found = await self._target.find(run)
+        if any(held.tags.get(NAMESPACE_TAG, entry.namespace) != entry.namespace for held in found):
+            raise Refused("NotOurs", "what the tracker has under its key is a run of another namespace: left alone")
+        return found
 
     @property
     def _counts_repeats(self) -> bool:

@@ -12,12 +12,13 @@ from typing import Final
 
 from pipetrail import observe
 from pipetrail.delivery.book import Book, RunId
+from pipetrail.delivery.closing import key_is_ours, parent_of
 from pipetrail.delivery.courier import LOOK_AGAIN_S
 from pipetrail.delivery.ledger import Entry, Ledger, Lost
 from pipetrail.delivery.roster import Roster
 from pipetrail.delivery.runs import Runs
 from pipetrail.kube import KubeError
-from pipetrail.targets.target import Refused, TargetError, TrackerRun
+from pipetrail.targets.target import Refused, TargetError
 
 EVERY_S: Final = 30.0
 
@@ -64,7 +65,7 @@ class Doubts:
     def _is_ours(self, entry: Entry) -> bool:
         """It is doubtful, old enough, and nobody else looks. Keys that we do not give are not asked about."""
         run, since = entry.spec.run, entry.status.doubtful_at
-        if not since or entry.status.phase != "Synced" or run.key != f"{self._cluster}/{run.uid}":
+        if not since or entry.status.phase != "Synced" or not key_is_ours(entry, self._cluster):
             return False
         if self._runs.get(run.uid) is not None or self._has_copy((entry.namespace, run.uid)):
             return False
@@ -75,13 +76,8 @@ class Doubts:
         if seat is None or seat.courier is None:
             return
         run = entry.spec.run
-        key = run.key if entry.spec.attempt == 1 else f"{run.key}#{entry.spec.attempt}"
-        stub = TrackerRun(
-            key=key, root=key, experiment=entry.spec.experiment, name=run.name, status="Killed",
-            started=dt.datetime.now(dt.UTC),
-        )  # fmt: skip
         try:
-            await seat.courier.undouble(entry, stub)
+            await seat.courier.undouble(entry, parent_of(entry))
         except Refused as refusal:  # what is there is another's, or was deleted: there is nothing to doubt
             observe.log().info("doubt refused", run=run.name, target=str(seat.ref), cause=refusal.message)
         self._book.add(await self._ledger.write(entry, doubtful_at=""))

@@ -47,6 +47,12 @@ class Seat:
         return self.conditions.get(api.HELD)
 
     @property
+    def said_ready(self) -> bool:
+        """The condition Ready is True."""
+        said = self.conditions.get("Ready")
+        return said is not None and said.status == "True"
+
+    @property
     def close_confirmed(self) -> bool:
         """Someone confirmed that what is held now is to be closed."""
         if self.hold is None:

@@ -91,7 +91,7 @@ class _Shaping:
         self.supersedes = supersedes
         self.all_read = unread.nothing
         self.unread = {identity(s.path, s.iteration) for n, s in enumerate(record.steps) if n in unread.steps}
-        self.root = names.root_key(record, attempt)
+        self.root = names.root_key(record.key.run, attempt)
         self.changes = Changes()
         self.known = facts.Known(record)
         self.commit = facts.commit(record)

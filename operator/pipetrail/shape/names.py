@@ -84,9 +84,9 @@ def joined(*parts: str, by: str) -> str:
     return by.join(p for p in parts if p)
 
 
-def root_key(record: Record, attempt: int) -> str:
-    """The key of the tree's parent; the tracker runs of a retried run are numbered."""
-    return record.key.run if attempt <= 1 else f"{record.key.run}#{attempt}"
+def root_key(run: str, attempt: int) -> str:
+    """The key of the tree's parent, by the key of its `run`; the tracker runs of a retried run are numbered."""
+    return run if attempt <= 1 else f"{run}#{attempt}"
 
 
 def child_key(root: str, path: str, iteration: Iteration | None) -> str:
