@@ -33,11 +33,11 @@ class Heard(Dispatch):
         self.pods: list[str] = []
         self.results: list[str] = []
 
-    def saw_run(self, header: argo.Header, body: Mapping[str, Any] | None, *, listed: bool) -> None:
-        self.runs_seen.append((header.name, "there" if body is None else "gone", listed))
+    def saw_run(self, header: argo.Header, body: Mapping[str, Any] | None, *, fresh: bool) -> None:
+        self.runs_seen.append((header.name, "there" if body is None else "gone", fresh))
         if body is not None:
             self.bodies[header.name] = body
-        super().saw_run(header, body, listed=listed)
+        super().saw_run(header, body, fresh=fresh)
 
     def saw_pod(self, facts: argo.PodFacts, *, listed: bool) -> None:
         self.pods.append(facts.name)
@@ -83,7 +83,7 @@ async def test_a_run_that_was_deleted_between_two_processes_is_told_with_its_las
     async with watching(first, stage) as watches:
         await listed(watches)
         saved = {pulse.path: pulse.version for pulse in watches.pulses()}
-    assert sorted(first.runs_seen) == [("goes", "there", True), ("stays", "there", True)]
+    assert sorted(first.runs_seen) == [("goes", "there", False), ("stays", "there", False)]
     assert sorted(path.rsplit("/", 1)[-1] for path in saved) == [
         "pods", "trackedruns", "workflows", "workflowtaskresults",
     ]  # fmt: skip
@@ -96,7 +96,7 @@ async def test_a_run_that_was_deleted_between_two_processes_is_told_with_its_las
 
         await until("its end is told", told)
         await listed(resumed)
-    assert second.runs_seen == [("goes", "there", True), ("goes", "gone", True), ("stays", "there", True)]
+    assert second.runs_seen == [("goes", "there", False), ("goes", "gone", False), ("stays", "there", False)]
     assert second.bodies["goes"]["spec"] == {**run("goes")["spec"], "suspend": True}
     assert not second.survey.due.is_set()
 
@@ -108,7 +108,7 @@ async def test_a_version_that_the_server_has_forgotten_makes_a_list_and_a_survey
     async with watching(heard, stage, {runs: "1"}) as watches:
         await listed(watches)
         pulse = next(pulse for pulse in watches.pulses() if pulse.path == runs)
-    assert heard.runs_seen == [("stays", "there", True)]
+    assert heard.runs_seen == [("stays", "there", False)]
     assert heard.survey.due.is_set()
     assert (pulse.restarts, pulse.trouble) == (1, "")
 
@@ -144,7 +144,7 @@ async def test_kinds_come_and_go_while_the_others_are_watched_on(stage: Stage) -
         watches.watch(kinds)
         await listed(watches)
         assert [pulse.restarts for pulse in watches.pulses()] == [0, 0, 0, 0]
-    assert heard.runs_seen == [("unseen", "there", True)]
+    assert heard.runs_seen == [("unseen", "there", False)]
 
 
 async def test_a_restart_of_the_api_server_costs_no_event(own_cluster: Cluster, stage: Stage) -> None:

@@ -60,9 +60,14 @@ def workflow(*nodes: Any, phase: str = "Running", spec: Any = None, status: Any 
     }  # fmt: skip
 
 
-def pod(
+def pod(name: str, phase: str = "Succeeded", **more: Any):
+    """What :func:`pod_body` says."""
+    return argo.pod_facts(pod_body(name, phase, **more))
+
+
+def pod_body(
     name: str, phase: str = "Succeeded", *, created: int = 2, ended: int = 29, code: int | None = None, **more: Any
-):
+) -> Any:
     """The pod of the node NAME + `name`: main and wait, main's `code` by its phase unless given."""
     code = (0 if phase == "Succeeded" else 1) if code is None else code
 
@@ -72,7 +77,7 @@ def pod(
         return {"name": of, "imageID": "r@sha256:" + "a" * 64, "state": {"terminated": done} if end else running}
 
     over = phase in ("Succeeded", "Failed")
-    body = {
+    return {
         "metadata": {
             "name": f"pod{name}", "namespace": "team-a", "uid": more.pop("uid", f"pod-uid{name}-{created}"),
             "creationTimestamp": stamp(created), "labels": {"workflows.argoproj.io/workflow": NAME},
@@ -90,7 +95,6 @@ def pod(
             ],
         } | more,
     }  # fmt: skip
-    return argo.pod_facts(body)
 
 
 def result(name: str, *, created: int = 6, complete: bool = True, owner: str = UID, **outputs: Any):

@@ -107,5 +107,5 @@ async def test_a_deleted_run_holds_the_place_of_the_watches_while_it_is_not_deli
     async with operator(Cluster(), NOWHERE) as dispatch:
         dispatch.book.add(replace(known, status=replace(known.status, phase=phase)))
         header = argo.Header(uid="u", name="run", namespace="team", version="1", generation="", completed=True)
-        dispatch.saw_run(header, {"metadata": {"name": "run"}}, listed=False)
+        dispatch.saw_run(header, {"metadata": {"name": "run"}}, fresh=True)
         assert len(dispatch.waiting_since_deleted()) == (phase == "Tracking")

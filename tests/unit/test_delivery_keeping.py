@@ -7,8 +7,9 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import msgspec
+import pytest
 from kubernetes.aio import client as k8s
-from tests.real.proxy import Action, Answer, Proxy, Seen
+from tests.real.proxy import Action, Answer, Proxy, Seen, Stall
 from tests.unit import argo_cases as cases
 from tests.unit.test_delivery_survey import EXPERIMENT, NOWHERE, said
 
@@ -37,6 +38,7 @@ class Cluster:
     def __init__(self, body: Any) -> None:
         self.body = body
         self.secrets: dict[str, Any] = {}
+        self.pods: list[Any] = []
         self.full = False
         self.seen: list[str] = []
         self.tracked: dict[str, Any] = {}
@@ -54,6 +56,8 @@ class Cluster:
             case "GET", "pods", _ if name:
                 pod = name.removeprefix("pod")
                 return said({"metadata": {"uid": f"pod-uid{pod}-2"}, "spec": {"nodeName": "n"}})
+            case "GET", "pods", _:
+                return said({"metadata": {}, "items": self.pods})
             case "GET", "secrets", _ if name:
                 return said(self.secrets[name]) if name in self.secrets else said({"reason": "NotFound"}, 404)
             case "GET", "secrets", _:
@@ -130,8 +134,8 @@ async def until(ask: Callable[[], Any]) -> None:
             await asyncio.sleep(0.02)
 
 
-def met(dispatch: Dispatch, there: Any, *, deleted: bool = False) -> None:
-    dispatch.saw_run(argo.header(there), there if deleted else None, listed=False)
+def met(dispatch: Dispatch, there: Any, *, deleted: bool = False, fresh: bool = True) -> None:
+    dispatch.saw_run(argo.header(there), there if deleted else None, fresh=fresh)
 
 
 async def test_a_run_that_is_deleted_is_kept_redacted_and_leaves_memory() -> None:
@@ -195,6 +199,37 @@ async def test_what_the_outbox_does_not_take_is_said_once_and_stays_in_memory() 
         met(dispatch, body(cases.node(".a")), deleted=True)
         await until(lambda: dispatch.keeper.idle)
         assert [cluster.seen.count(f"POST {kind}/") for kind in ("secrets", "events")] == before
+
+
+async def test_what_the_outbox_refuses_while_the_lane_works_on_the_run_is_said_after_it() -> None:
+    cluster = Cluster(None)
+    cluster.full = True
+
+    def slow(seen: Seen) -> Action:
+        return Stall(4.0) if seen.path.endswith("runs/create") else Tracker()(seen)
+
+    async with operator(cluster, slow, suspend=False) as dispatch:
+        seat = dispatch.roster.get(REF)
+        assert seat is not None
+        met(dispatch, body(cases.node(".a")), deleted=True)
+        await until(lambda: asked(cluster.seen, "POST secrets/"))
+        assert seat.lane.working(cases.UID)
+        await until(lambda: (cluster.tracked.get("status") or {}).get("reason") == "OutboxQuota")
+        await until(lambda: asked(cluster.seen, "POST events/"))
+    assert len(asked(cluster.seen, "POST secrets/")) == 1
+
+
+@pytest.mark.parametrize("fresh", [True, False], ids=["seen from its making on", "met when it was deleted"])
+async def test_pods_that_stand_after_their_run_was_deleted_are_asked_for(fresh: bool) -> None:
+    cluster = Cluster(None)
+    cluster.pods = [cases.pod_body(".a", ended=29)]
+    async with operator(cluster) as dispatch:
+        met(dispatch, body(cases.node(".a")), deleted=True, fresh=fresh)
+        await until(lambda: cluster.secrets)
+    (copy,) = cluster.copies()
+    (step,) = copy.record.steps
+    assert (step.finished, step.attempts[0].pod) == (cases.at(28), "pod.a")
+    assert cluster.seen.count("GET pods/") == 1
 
 
 async def kept(there: Any) -> Cluster:

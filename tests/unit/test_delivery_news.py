@@ -78,7 +78,7 @@ class Cluster:
         if self.body is not None and self.body is not self.last:
             assert self.dispatch is not None
             self.body = None if self.deleted else self.last
-            self.dispatch.saw_run(argo.header(self.last), self.last if self.deleted else None, listed=False)
+            self.dispatch.saw_run(argo.header(self.last), self.last if self.deleted else None, fresh=True)
 
 
 @pytest.mark.parametrize("deleted", [False, True], ids=["and stands", "and is deleted"])
@@ -97,7 +97,7 @@ async def test_a_run_that_ends_while_its_pods_are_asked_for_is_recorded_as_it_en
         async with asyncio.timeout(60):
             while not seat.ready:  # noqa: ASYNC110  a seat tells nobody
                 await asyncio.sleep(0.02)
-            dispatch.saw_run(argo.header(cluster.body), None, listed=False)
+            dispatch.saw_run(argo.header(cluster.body), None, fresh=True)
             await cluster.synced.wait()
             while seat.lane.busy:  # noqa: ASYNC110
                 await asyncio.sleep(0.02)

@@ -140,7 +140,7 @@ async def test_a_deleted_run_is_remembered_until_each_of_its_targets_has_it(disp
         dispatch.saw_target(found, deleted=False)
     dispatch.book.add(entry(near.ref, "Synced"))
     dispatch.book.add(entry(far.ref, "Tracking"))
-    dispatch.saw_run(argo.header(workflow("u")), workflow("u"), listed=False)
+    dispatch.saw_run(argo.header(workflow("u")), workflow("u"), fresh=True)
     state = dispatch.runs.get("u")
     assert state is not None
     state.settled_at = asyncio.get_running_loop().time() - KEEP_SETTLED_S - 1

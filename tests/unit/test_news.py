@@ -22,8 +22,8 @@ class Told:
         self.pods = []
         self.results = []
 
-    def saw_run(self, header, body, *, listed):
-        self.runs.append((header, body, listed))
+    def saw_run(self, header, body, *, fresh):
+        self.runs.append((header, body, fresh))
 
     def saw_pod(self, facts, *, listed):
         self.pods.append((facts, listed))
@@ -50,6 +50,7 @@ def test_a_run_is_told_when_its_mark_changes_and_when_it_is_deleted(folder):
     wanted = [events[next(group)[0]] for _, group in groupby(enumerate(marks), lambda pair: pair[1])]
     assert [header for header, _, _ in told.runs] == [argo.header(event.body) for event in wanted]
     assert [body for _, body, _ in told.runs] == [e.body if e.type == "DELETED" else None for e in wanted]
+    assert [fresh for _, _, fresh in told.runs] == [event.type == "ADDED" for event in wanted]
 
 
 @pytest.mark.parametrize("folder", FOLDERS)

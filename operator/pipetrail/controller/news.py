@@ -37,12 +37,12 @@ class RunNews:
             return
         if change == "DELETED":
             self._marks.pop(header.uid, None)
-            self._dispatch.saw_run(header, body, listed=listed)
+            self._dispatch.saw_run(header, body, fresh=False)
             return
         mark = argo.mark(body)
         if self._marks.get(header.uid) != mark:
             self._marks[header.uid] = mark
-            self._dispatch.saw_run(header, None, listed=listed)
+            self._dispatch.saw_run(header, None, fresh=change == "ADDED" and not listed)
 
     def stand(self, uids: Set[str]) -> None:
         """Runs that went while nobody watched are forgotten here; the survey finds out what became of them."""

@@ -193,8 +193,6 @@ class Backfills:
         state = known or self._runs.upsert(header)
         if chosen.archived:
             state.bury(body, archived=True)
-        elif known is None:
-            state.facts_known = False
         if seat.ref not in state.earlier_for:
             state.earlier_for = (*state.earlier_for, seat.ref)
         tour.waiting.add(chosen.uid)

@@ -133,8 +133,11 @@ class Dispatch:
 
     # --- what the watches say -------------------------------------------------------------------------------------
 
-    def saw_run(self, header: argo.Header, body: Mapping[str, Any] | None, *, listed: bool) -> None:
-        """A Workflow appeared or changed or, where there is a `body`, was deleted and this is its last one."""
+    def saw_run(self, header: argo.Header, body: Mapping[str, Any] | None, *, fresh: bool) -> None:
+        """A Workflow appeared or changed or, where there is a `body`, was deleted and this is its last one.
+
+        Of one that is `fresh` we see all from its making on, so that its pods are told as well.
+        """
         observe.count("events_workflow")
         if body is not None:
             self.book.gone((header.namespace, header.uid), _now())
@@ -145,11 +148,11 @@ class Dispatch:
             return
         state = self.runs.upsert(header)
         if known is None:
-            state.facts_known = not listed
+            state.facts_known = fresh
         if body is not None:
             state.bury(body)
-        elif state.only_kept:  # it stands, and says more than its copy's cover
-            state.only_kept, state.facts_known = False, False
+        else:
+            state.only_kept = False  # it stands, and says more than its copy's cover
         self._offer(state)
 
     def saw_pod(self, facts: argo.PodFacts, *, listed: bool) -> None:

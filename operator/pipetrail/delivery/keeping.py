@@ -16,7 +16,6 @@ from typing import Final
 
 from pipetrail import observe
 from pipetrail.api import TargetRef
-from pipetrail.delivery import ledger as ledgers
 from pipetrail.delivery import outbox
 from pipetrail.delivery.book import Book
 from pipetrail.delivery.copies import Copies, Kept, look
@@ -24,9 +23,9 @@ from pipetrail.delivery.delivery import Deliveries, run_name
 from pipetrail.delivery.lane import Done, Lane, Later, Verdict
 from pipetrail.delivery.ledger import UNKEPT, Entry, Ledger, Lost
 from pipetrail.delivery.namespaces import Namespaces
-from pipetrail.delivery.notices import of_run
 from pipetrail.delivery.outbox import Copy, Cover
 from pipetrail.delivery.recall import Found, Recall
+from pipetrail.delivery.refusals import Refusals
 from pipetrail.delivery.roster import Roster
 from pipetrail.delivery.runs import Runs, RunState
 from pipetrail.delivery.seat import Seat
@@ -64,8 +63,7 @@ class Keeper:
         self._recall = recall
         self._deliveries = deliveries
         self._takers = takers
-        self._refused: dict[str, set[TargetRef]] = {}  # for which targets the outbox took no copy, by the run's uid
-        self._shut_until = 0.0  # while the outbox refuses, runs that it has refused are not read again for it
+        self._refusals = Refusals(kube, ledger, book)
         self._garbage_met: set[str] = set()
         self._queue = Lane(self._work, concurrency=AT_ONCE, requests_per_second=50)
 
@@ -122,13 +120,15 @@ class Keeper:
             return Later(after_s=AGAIN_S, trouble=False)
 
     async def _turn(self, state: RunState) -> Verdict:
-        if state.uid in self._refused and _now() < self._shut_until:
-            return Later(after_s=AGAIN_S, trouble=False)
+        if self._refusals.shut(state.uid):
+            for seat in self._takers(state):
+                await self._refusals.tell(seat, state)
+            return Later(after_s=self._refusals.again_s(state.uid), trouble=False)
         whole = True
         for seat in self._takers(state):
             whole &= await self._one(seat, state)
         if not whole:
-            return Later(after_s=AGAIN_S, trouble=False)
+            return Later(after_s=self._refusals.again_s(state.uid), trouble=False)
         if state.last_body is not None:
             async with state.capturing:
                 seats = self._takers(state)
@@ -153,15 +153,12 @@ class Keeper:
         try:
             written = await self._copies.keep(self._cover(state, seat.ref, found, data), data)
         except NotKept as refusal:
-            await self._say_refused(seat, state, refusal)
+            await self._refusals.add(seat, state, refusal)
             return False
         if written:
             observe.log().info("kept", run=run_name(state), target=str(seat.ref), bytes=len(data))
-        refused = self._refused.get(state.uid, set())
-        if seat.ref in refused:
-            refused.discard(seat.ref)
-            await self._say(seat, state, "", "")
-        return found.unread.nothing
+        told = await self._refusals.over(seat, state)
+        return found.unread.nothing and told
 
     def _cover(self, state: RunState, ref: TargetRef, found: Found, data: bytes) -> Cover:
         return Cover(
@@ -171,31 +168,6 @@ class Keeper:
             pods_go=state.lifetime is not None and state.lifetime.pods_go,
             namespace_uid=self._namespaces.uid(state.header.namespace), kept_at=dt.datetime.now(dt.UTC).isoformat(),
         )  # fmt: skip
-
-    async def _say_refused(self, seat: Seat, state: RunState, refusal: NotKept) -> None:
-        """Said once of a run and target: on the TrackedRun, by an Event, in the log, and in a count by reason."""
-        self._shut_until = _now() + AGAIN_S
-        refused = self._refused.setdefault(state.uid, set())
-        if seat.ref in refused:
-            return
-        refused.add(seat.ref)
-        observe.count(f"outbox_refused {refusal.reason}")
-        observe.log().error(
-            "not kept", run=run_name(state), target=str(seat.ref), reason=refusal.reason, cause=refusal.message
-        )
-        entry = await self._say(seat, state, refusal.reason, refusal.message[: ledgers.MAX_TEXT])
-        if entry is not None:
-            await of_run(self._kube, entry, "Warning", refusal.reason, refusal.message)
-
-    async def _say(self, seat: Seat, state: RunState, reason: str, message: str) -> Entry | None:
-        """The reason on the TrackedRun, unless its lane is at it: what the lane writes stands above this."""
-        progress = state.progress.get(seat.ref)
-        if progress is None or progress.entry.status.phase not in ("Pending", "Tracking"):
-            return None
-        if not seat.lane.working(state.uid):
-            progress.entry = await self._ledger.write(progress.entry, reason=reason, message=message)
-            self._book.add(progress.entry)
-        return progress.entry
 
     # --- all of them --------------------------------------------------------------------------------------------
 
@@ -243,8 +215,7 @@ class Keeper:
 
     async def sweep(self) -> None:
         """Remove copies that have done their service, or that nobody is left to take."""
-        for uid in [uid for uid, refs in self._refused.items() if not refs or self._runs.get(uid) is None]:
-            del self._refused[uid]
+        self._refusals.forget(self._runs)
         for kept in self._copies.all():
             stranded = self._stranded(kept.cover)
             if not stranded and not self._over(kept):
@@ -295,10 +266,6 @@ class Keeper:
             entry = None if entry is None or entry.settled or entry.version == UNKEPT else entry
             await self._recall.say_torn(entry, None if entry is None else entry.spec.target, "its cover is unreadable")
             await self._copies.discard(id_)
-
-
-def _now() -> float:
-    return asyncio.get_running_loop().time()
 
 
 def _pause_s(state: RunState) -> float:

@@ -28,16 +28,19 @@ class Readings:
 
     async def read(self, state: RunState) -> tuple[Reading, Moment] | None:
         """The run as it stands now, or as it last stood; None if it vanished and its last body has not come (yet)."""
+        final = False  # what is known of its pods, because they were asked for after its end
         if not state.facts_known:
+            final = state.last_body is not None
             await self._ask_for_facts(state)
         body = await self._body(state)
         if body is None:
             return None
         reading, moment = await self._reading(state, body)
         unseen = _unseen(self._as_argo_has_it(reading, state, body)) - state.asked_for
-        if unseen and state.last_body is None:
+        if unseen and not (final or state.archived):
             # The Workflow's watch was faster than the pods'. A tracker fixes a child's start when it is made, and only
-            # the pod knows when the program began: ask once instead of waiting for the event.
+            # the pod knows when the program began: ask once instead of waiting for the event. Of a run that was deleted
+            # the pods may stand for a moment more.
             state.asked_for.update(unseen)
             await self._ask_for_facts(state)
             if state.last_body is not None or state.header.version != moment[0]:

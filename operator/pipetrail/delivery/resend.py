@@ -143,13 +143,8 @@ class Resend:
             return state
         header = argo.header(await objects.workflow(self._kube, entry.namespace, run.name))
         if header.uid == run.uid:
-            return state or self._met(header)
+            return state or self._runs.upsert(header)
         return self._kept(entry)
-
-    def _met(self, header: argo.Header) -> RunState:
-        state = self._runs.upsert(header)
-        state.facts_known = False
-        return state
 
     def _remember(self, entry: Entry) -> None:
         self._heeded[entry.namespace, entry.name] = entry.resend

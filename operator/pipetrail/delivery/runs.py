@@ -62,7 +62,7 @@ class RunState:
         self.only_kept = False  # all that we have of it are its copies in the outbox
         self.lifetime: argo.Lifetime | None = None  # as of the body that was read last
         self.files_dropped = False  # some of what was read of it is held no more
-        self.facts_known = True
+        self.facts_known = False  # the API server was asked for its pods, or each of them will be told
         self.api_failures = 0  # in a row
         self.met_at = asyncio.get_running_loop().time()
         self.stirred_at = self.met_at  # when it last had news or was worked on
@@ -150,6 +150,7 @@ class RunState:
     def bury(self, body: Mapping[str, Any], *, archived: bool = False) -> None:
         """The run was deleted: its last body is all that there will ever be, unless Argo has it `archived`."""
         self.archived = archived
+        self.facts_known |= archived  # its pods went with it, long ago
         if self.last_body is None:
             self.buried_at = asyncio.get_running_loop().time()
         self.last_body = zlib.compress(msgspec.json.encode(body), 1)
@@ -169,7 +170,7 @@ class RunState:
 
     def release(self) -> None:
         """The outbox has a copy for each of its targets: nothing of the run need be held here."""
-        self.last_body, self.only_kept = None, True
+        self.last_body, self.only_kept, self.files_dropped, self.facts_known = None, True, True, False
         self._details = _Details(argo.RunFacts(), FileCache(), set())
 
     def learn(self, listed: argo.RunFacts, before: argo.RunFacts) -> None:

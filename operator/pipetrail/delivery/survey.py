@@ -169,8 +169,6 @@ class Survey:
         if known is None and not self._wanted(header):
             return header.uid
         state = known or self._runs.upsert(header)
-        if known is None:
-            state.facts_known = False
         self._offer(state)
         return header.uid
 
