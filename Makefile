@@ -14,6 +14,8 @@ RUN := $(UV) run --locked --all-extras
 TIER := $(or $(TIER),$(shell test "$$(uname)" = Linux -a "$$(id -u)" = 0 && echo node || echo api))
 # Also on two cores: the slow tests mostly wait.
 WORKERS := 4
+# Hundreds of short processes are started: none compiles what another has, whatever the environment says.
+export PYTHONDONTWRITEBYTECODE :=
 CONTEXT_FLAG := $(if $(CONTEXT),--context $(CONTEXT))
 
 .PHONY: help demo demo-down test lint bench chaos cluster cluster-down crds

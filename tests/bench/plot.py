@@ -6,8 +6,6 @@ import sys
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from matplotlib.figure import Figure
-
 Curves = Mapping[str, Mapping[int, float]]
 UNITS = {"CPU": "ms of CPU per run", "memory": "KB of memory per live run"}
 
@@ -27,8 +25,10 @@ def curves(rows: Iterable[Mapping[str, Any]]) -> Curves:
     return found
 
 
-def draw(found: Curves) -> Figure:
-    """One chart each, from zero, so that flat is flat."""
+def draw(found: Curves) -> Any:
+    """A matplotlib Figure: one chart each, from zero, so that flat is flat."""
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(9, 3.2), layout="constrained")
     for axes, (what, curve) in zip(figure.subplots(1, len(found), squeeze=False)[0], found.items(), strict=True):
         axes.plot(list(curve), list(curve.values()), marker="o")

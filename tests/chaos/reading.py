@@ -12,8 +12,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from mlflow.entities import ViewType
-from tests.contract.mlflow_driver import STATUS
 from tests.contract.neptune_driver import held as neptune_held
 from tests.contract.tensorboard_driver import TensorboardDriver
 from tests.e2e import oracle
@@ -81,7 +79,7 @@ def _mlflow(place: Place) -> Read:
     for some in itertools.batched(experiments, 50) if hasattr(itertools, "batched") else [experiments]:
         token = None
         while True:
-            page = client.search_runs(list(some), run_view_type=ViewType.ACTIVE_ONLY, max_results=500, page_token=token)
+            page = client.search_runs(list(some), run_view_type=oracle.ACTIVE, max_results=500, page_token=token)
             runs += page
             token = page.token
             if not token:
@@ -97,7 +95,7 @@ def of_mlflow(client: Any, run: Any) -> Held:
     """One run with every point of its histories."""
     points = [p for key in run.data.metrics for p in client.get_metric_history(run.info.run_id, key)]
     return Held(
-        key=run.data.tags["pipetrail.key"], name=run.info.run_name, status=STATUS[run.info.status],
+        key=run.data.tags["pipetrail.key"], name=run.info.run_name, status=oracle.STATUS[run.info.status],
         handle=Handle(id=run.info.run_id, experiment_id=run.info.experiment_id), started_ms=run.info.start_time,
         finished_ms=run.info.end_time, params=run.data.params, tags=run.data.tags, whole=True,
         note=run.data.tags.get("mlflow.note.content", ""),

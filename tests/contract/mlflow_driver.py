@@ -3,17 +3,15 @@
 import os
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from typing import Any
 
-import mlflow
-from mlflow.entities import Run, ViewType
+from tests.e2e import oracle
 from tests.real.mlflow import Server
 
 from pipetrail.record import Number
 from pipetrail.targets.mlflow.auth import Basic, NoAuth
 from pipetrail.targets.mlflow.target import MlflowTarget
 from pipetrail.targets.target import Handle, Held, Metric
-
-STATUS = {"RUNNING": "Running", "FINISHED": "Finished", "FAILED": "Failed", "KILLED": "Killed"}
 
 
 class MlflowDriver:
@@ -34,7 +32,7 @@ class MlflowDriver:
         return MlflowTarget(url, auth=self.auth)
 
     @property
-    def client(self) -> mlflow.MlflowClient:
+    def client(self) -> Any:
         """mlflow's client. It reads credentials from the environment, which is ours alone here."""
         for name, value in (("USERNAME", self.server.user), ("PASSWORD", self.server.password)):
             if value:
@@ -42,14 +40,14 @@ class MlflowDriver:
             else:
                 os.environ.pop(f"MLFLOW_TRACKING_{name}", None)
         os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"
-        return mlflow.MlflowClient(tracking_uri=self.server.url)
+        return oracle.client(self.server.url)
 
     def oracle(self, experiment: str) -> Sequence[Held]:
         client = self.client
         found = client.get_experiment_by_name(experiment)
         if found is None:
             return ()
-        runs = client.search_runs([found.experiment_id], run_view_type=ViewType.ACTIVE_ONLY, max_results=1000)
+        runs = client.search_runs([found.experiment_id], run_view_type=oracle.ACTIVE, max_results=1000)
         return [self._held(client, run) for run in runs]
 
     def parent(self, held: Held) -> str:
@@ -58,11 +56,11 @@ class MlflowDriver:
     def stored(self, value: Number) -> Number:
         return value
 
-    def _held(self, client: mlflow.MlflowClient, run: Run) -> Held:
+    def _held(self, client: Any, run: Any) -> Held:
         points = [p for key in run.data.metrics for p in client.get_metric_history(run.info.run_id, key)]
         return Held(
             key=run.data.tags.get("pipetrail.key", ""), handle=Handle(id=run.info.run_id), name=run.info.run_name,
-            status=STATUS[run.info.status], started_ms=run.info.start_time, finished_ms=run.info.end_time,
+            status=oracle.STATUS[run.info.status], started_ms=run.info.start_time, finished_ms=run.info.end_time,
             params=run.data.params, tags=run.data.tags, note=run.data.tags.get("mlflow.note.content", ""), whole=True,
             metrics=tuple(Metric(key=p.key, value=p.value, step=p.step, time_ms=p.timestamp) for p in points),
         )  # fmt: skip

@@ -7,10 +7,11 @@ import json
 import struct
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tensorboard.plugins.hparams import metadata as hparams
-from tensorboard.plugins.hparams.plugin_data_pb2 import SessionEndInfo, SessionStartInfo
+if TYPE_CHECKING:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.plugins.hparams.plugin_data_pb2 import SessionEndInfo, SessionStartInfo
 
 from pipetrail.record import Number
 from pipetrail.targets.target import Handle, Held, Metric
@@ -76,7 +77,7 @@ class TensorboardDriver:
             params=params, tags=tags, note=note, metrics=points(reader), figures=figures(reader), whole=True,
         )  # fmt: skip
 
-    def _shown(self, reader: EventAccumulator, opening: dict, params: dict[str, str], entries: list[dict]) -> None:
+    def _shown(self, reader: "EventAccumulator", opening: dict, params: dict[str, str], entries: list[dict]) -> None:
         ended = next((e for e in entries if e.get("session")), None)
         told = session(reader)
         if ended is None:
@@ -94,14 +95,16 @@ class TensorboardDriver:
                 assert params[key] == value.string_value
 
 
-def accumulated(file: Path) -> EventAccumulator:
+def accumulated(file: Path) -> "EventAccumulator":
     """`file` read whole, nothing sampled."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
     reader = EventAccumulator(str(file), size_guidance=EVERYTHING)
     reader.Reload()
     return reader
 
 
-def points(reader: EventAccumulator) -> tuple[Metric, ...]:
+def points(reader: "EventAccumulator") -> tuple[Metric, ...]:
     """All scalars in their order."""
     return tuple(
         Metric(key=tag, value=e.value, step=e.step, time_ms=round(e.wall_time * 1000))
@@ -110,14 +113,16 @@ def points(reader: EventAccumulator) -> tuple[Metric, ...]:
     )
 
 
-def figures(reader: EventAccumulator) -> frozenset[str]:
+def figures(reader: "EventAccumulator") -> frozenset[str]:
     """Paths of the figures: each has a text beside its image, if it has one."""
     texts = (tag for tag in reader.Tags()["tensors"] if tag.endswith("/text"))
     return frozenset(tag.removesuffix("/text") for tag in texts)
 
 
-def session(reader: EventAccumulator) -> tuple[SessionStartInfo, SessionEndInfo] | None:
+def session(reader: "EventAccumulator") -> "tuple[SessionStartInfo, SessionEndInfo] | None":
     """What HPARAMS makes of the run."""
+    from tensorboard.plugins.hparams import metadata as hparams
+
     try:
         contents = reader.PluginTagToContent("hparams")
     except KeyError:

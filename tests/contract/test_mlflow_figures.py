@@ -5,8 +5,8 @@ import math
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
-import mlflow
 import pytest
 from msgspec.structs import replace
 from tests.contract.mlflow_driver import MlflowDriver
@@ -44,7 +44,7 @@ async def target(plain_mlflow: Server) -> AsyncIterator[MlflowTarget]:
 
 
 @pytest.fixture
-def client(plain_mlflow: Server) -> mlflow.MlflowClient:
+def client(plain_mlflow: Server) -> Any:
     return MlflowDriver(plain_mlflow).client
 
 
@@ -54,14 +54,14 @@ async def sent(target: MlflowTarget, run: TrackerRun) -> tuple[Handle, tuple[Cha
     return handle, (await target.write(handle, Batch(figures=fitted.figures))).changes
 
 
-def files(client: mlflow.MlflowClient, handle: Handle, folder: Path) -> dict[str, bytes]:
+def files(client: Any, handle: Handle, folder: Path) -> dict[str, bytes]:
     """All files of the run, by path, as the client downloads them."""
     found = Path(client.download_artifacts(handle.id, "", str(folder)))
     return {str(p.relative_to(found)): p.read_bytes() for p in sorted(found.rglob("*")) if p.is_file()}
 
 
 async def test_each_figure_is_the_files_that_mlflow_shows_best(
-    target: MlflowTarget, client: mlflow.MlflowClient, experiment: str, tmp_path: Path
+    target: MlflowTarget, client: Any, experiment: str, tmp_path: Path
 ) -> None:
     handle, changes = await sent(target, tracker_run(experiment, figures=ALL))
     found = files(client, handle, tmp_path)
@@ -85,7 +85,7 @@ async def test_each_figure_is_the_files_that_mlflow_shows_best(
 
 
 async def test_a_table_is_one_to_mlflows_own_client_and_page(
-    target: MlflowTarget, client: mlflow.MlflowClient, experiment: str, tmp_path: Path
+    target: MlflowTarget, client: Any, experiment: str, tmp_path: Path
 ) -> None:
     fitted = target.fit(tracker_run(experiment, figures=ALL))
     handle = await target.open(fitted, None)
@@ -98,7 +98,7 @@ async def test_a_table_is_one_to_mlflows_own_client_and_page(
 
 
 async def test_figures_that_are_sent_again_are_the_same_files(
-    target: MlflowTarget, client: mlflow.MlflowClient, experiment: str, tmp_path: Path
+    target: MlflowTarget, client: Any, experiment: str, tmp_path: Path
 ) -> None:
     run = target.fit(tracker_run(experiment, figures=ALL))
     handle, changes = await sent(target, run)
@@ -108,7 +108,7 @@ async def test_figures_that_are_sent_again_are_the_same_files(
 
 
 async def test_one_that_can_not_be_drawn_has_its_data_and_the_others_are_drawn(
-    target: MlflowTarget, client: mlflow.MlflowClient, experiment: str, tmp_path: Path
+    target: MlflowTarget, client: Any, experiment: str, tmp_path: Path
 ) -> None:
     odd = ConfusionMatrix(labels=("a",), rows=((1, 2),))
     handle, changes = await sent(target, tracker_run(experiment, figures=plots(odd=odd, good=MATRIX)))
@@ -117,7 +117,7 @@ async def test_one_that_can_not_be_drawn_has_its_data_and_the_others_are_drawn(
 
 
 async def test_html_that_can_not_be_made_harmless_is_text(
-    target: MlflowTarget, client: mlflow.MlflowClient, experiment: str, tmp_path: Path
+    target: MlflowTarget, client: Any, experiment: str, tmp_path: Path
 ) -> None:
     bomb = "<div>" * 50_000
     handle, changes = await sent(target, tracker_run(experiment, figures=plots(bomb=Html(text=bomb))))
@@ -126,7 +126,7 @@ async def test_html_that_can_not_be_made_harmless_is_text(
 
 
 async def test_without_matplotlib_the_data_arrives(
-    target: MlflowTarget, client: mlflow.MlflowClient, experiment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    target: MlflowTarget, client: Any, experiment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     handle, changes = await sent(target, tracker_run(experiment, figures=plots(cls=MATRIX, page=PAGE)))
@@ -135,7 +135,7 @@ async def test_without_matplotlib_the_data_arrives(
 
 
 async def test_paths_that_mlflow_would_refuse_or_that_leave_the_run_are_changed(
-    target: MlflowTarget, client: mlflow.MlflowClient, experiment: str, tmp_path: Path
+    target: MlflowTarget, client: Any, experiment: str, tmp_path: Path
 ) -> None:
     named = [Plot(path=p, figure=MARKDOWN, time_ms=1) for p in ("../../x", "a:b", "a?b", "%2e%2e/y", "größe/z")]
     run = target.fit(tracker_run(experiment, figures=tuple(named)))
@@ -154,7 +154,7 @@ async def test_fitting_twice_changes_nothing_more(target: MlflowTarget, experime
 
 
 async def test_a_figure_that_the_server_did_not_take_is_sent_with_the_next_try(
-    plain_mlflow: Server, client: mlflow.MlflowClient, experiment: str, tmp_path: Path
+    plain_mlflow: Server, client: Any, experiment: str, tmp_path: Path
 ) -> None:
     async with Proxy(plain_mlflow.url) as proxy:
         target = MlflowTarget(proxy.url)

@@ -23,6 +23,7 @@ from pipetrail.targets.mlflow.target import MlflowTarget
 from pipetrail.targets.target import Handle, TrackerRun, Tree
 
 PLACES = Places()
+ACTIVE = 1  # of mlflow's ViewType; mlflow takes seconds to import, which most tests do without
 STATUS = {"RUNNING": "Running", "FINISHED": "Finished", "FAILED": "Failed", "KILLED": "Killed"}
 
 
@@ -99,8 +100,6 @@ async def held(url: str, experiments: Sequence[str] = ()) -> list[Held]:
 
 
 def _held(url: str, names: Sequence[str]) -> list[Held]:
-    from mlflow.entities import ViewType
-
     asked = client(url)
     experiments = [e for e in asked.search_experiments() if not names or e.name in names]
     found: list[Held] = []
@@ -108,7 +107,7 @@ def _held(url: str, names: Sequence[str]) -> list[Held]:
         token = None
         while True:
             page = asked.search_runs(
-                [experiment.experiment_id], run_view_type=ViewType.ACTIVE_ONLY, max_results=500, page_token=token
+                [experiment.experiment_id], run_view_type=ACTIVE, max_results=500, page_token=token
             )
             found += [_one(asked, experiment.name, run) for run in page if "pipetrail.key" in run.data.tags]
             token = page.token

@@ -103,6 +103,7 @@ def result(name: str, *, created: int = 6, complete: bool = True, owner: str = U
             "kind": "WorkflowTaskResult",
             "metadata": {
                 "name": _id(name),
+                "namespace": "team-a",
                 "uid": f"result{name}",
                 "creationTimestamp": stamp(created),
                 "labels": {"workflows.argoproj.io/report-outputs-completed": "true" if complete else "false"},

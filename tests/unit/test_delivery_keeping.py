@@ -232,6 +232,28 @@ async def test_pods_that_stand_after_their_run_was_deleted_are_asked_for(fresh: 
     assert cluster.seen.count("GET pods/") == 1
 
 
+async def test_a_turn_is_taken_when_something_could_be_said_and_not_before() -> None:
+    there = body(cases.node(".a", phase="Running"), phase="Running")
+    cluster = Cluster(there)
+    async with operator(cluster, Tracker(), suspend=False) as dispatch:
+        seat = dispatch.roster.get(REF)
+        assert seat is not None
+        await until(lambda: seat.ready)
+        new = {"metadata": there["metadata"], "spec": there["spec"]}
+        taken = []
+        for news in (
+            lambda: met(dispatch, new),
+            lambda: met(dispatch, there),
+            lambda: dispatch.saw_result(cases.result(".a"), listed=False),
+            lambda: dispatch.saw_pod(cases.pod(".a"), listed=False),
+            lambda: dispatch.saw_result(cases.result(".a", parameters=[]), listed=False),
+        ):
+            await until(lambda: seat.lane.idle)
+            news()
+            taken.append(not seat.lane.idle)
+    assert taken == [False, True, False, True, True]
+
+
 async def kept(there: Any) -> Cluster:
     """A cluster after an operator that put the run `there` aside; the run is gone."""
     cluster = Cluster(None)

@@ -153,7 +153,8 @@ class Dispatch:
             state.bury(body)
         else:
             state.only_kept = False  # it stands, and says more than its copy's cover
-        self._offer(state)
+        if header.started or header.phase or header.deletion or body is not None or known is not None:
+            self._offer(state)  # of one that its controller has not taken up yet there is nothing to say
 
     def saw_pod(self, facts: argo.PodFacts, *, listed: bool) -> None:
         """A pod of a run has ended, or changed after its end."""
@@ -170,7 +171,7 @@ class Dispatch:
         if known is None and (listed or any(e.settled for e in self.book.of((fact.namespace, uid)))):
             return  # a run that we meet in a list is read with all its pods when its turn comes
         state = self.runs.add(uid, fact, identity)
-        if state is not None:
+        if state is not None and (isinstance(fact, argo.PodFacts) or state.facts.confirms(fact)):
             self._offer(state)
 
     def saw_target(self, found: api.FoundTarget | api.InvalidTarget, *, deleted: bool) -> None:

@@ -158,6 +158,10 @@ class RunFacts(Frozen, frozen=True):
             forgotten += 1
         return replace(self, pods=pods, forgotten=forgotten)
 
+    def confirms(self, result: ResultFacts) -> bool:
+        """True if the pod of `result` has ended: until then nothing that it says counts."""
+        return any(pod.ended and pod.node_id == result.node_id for pod in self.pods.values())
+
     def with_result(self, result: ResultFacts) -> "RunFacts":
         """With a step's outputs. An empty result that comes back after the complete one (surprise 7) tells nothing."""
         known = self.results.get(result.node_id)
