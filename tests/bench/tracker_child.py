@@ -65,9 +65,10 @@ async def ours(url: str, runs: int) -> dict[str, Any]:
     import msgspec
 
     from pipetrail import api, observe, record
-    from pipetrail.delivery.courier import Courier, Progress
+    from pipetrail.delivery.courier import Courier
     from pipetrail.delivery.lane import Limiter
     from pipetrail.delivery.ledger import Entry, Ledger
+    from pipetrail.delivery.progress import Progress
     from pipetrail.targets.mlflow.target import MlflowTarget
     from pipetrail.targets.target import Metric, TrackerRun, Tree
 

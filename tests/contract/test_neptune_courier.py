@@ -18,9 +18,10 @@ from tests.real.neptune import Server
 from tests.real.proxy import Answer, Drop, Pass, Proxy, Seen
 
 from pipetrail import api, record
-from pipetrail.delivery.courier import Courier, Progress
+from pipetrail.delivery.courier import Courier
 from pipetrail.delivery.lane import Limiter
 from pipetrail.delivery.ledger import Entry, Ledger
+from pipetrail.delivery.progress import Progress
 from pipetrail.targets.neptune.process import Bounds
 from pipetrail.targets.neptune.target import NeptuneTarget
 from pipetrail.targets.target import Metric, Retry, TrackerRun, Tree, Unauthorised, Unusable

@@ -16,9 +16,10 @@ from tests.contract.tensorboard_driver import TensorboardDriver
 from tests.unit.shape_cases import policy, tree
 
 from pipetrail import api
-from pipetrail.delivery.courier import Courier, Progress
+from pipetrail.delivery.courier import Courier
 from pipetrail.delivery.lane import Limiter
 from pipetrail.delivery.ledger import Entry, Ledger
+from pipetrail.delivery.progress import Progress
 from pipetrail.record import Record
 from pipetrail.targets.target import TargetError, Tree
 from pipetrail.targets.tensorboard.fit import fit

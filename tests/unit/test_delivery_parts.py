@@ -13,10 +13,11 @@ from tests.real.proxy import Answer, Proxy
 from pipetrail import api
 from pipetrail.delivery import plan as plans
 from pipetrail.delivery.book import Book
-from pipetrail.delivery.courier import Courier, Progress
+from pipetrail.delivery.courier import Courier
 from pipetrail.delivery.lane import Limiter
 from pipetrail.delivery.ledger import Entry, Ledger
 from pipetrail.delivery.memo import MEMO_POINTS, MEMO_RECORDS, Memo
+from pipetrail.delivery.progress import Progress
 from pipetrail.delivery.runs import Runs, RunState
 from pipetrail.kube import ApiError, Kube
 from pipetrail.readers import argo as objects

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
+from tests.unit.argo_cases import pod_body
 
 from pipetrail import recording
 from pipetrail.controller.news import PodNews, ResultNews, RunNews
@@ -67,6 +68,18 @@ def test_a_pod_is_told_when_its_facts_change(folder):
             last[facts.uid] = replace(facts, version="")
     assert [facts for facts, _ in told.pods] == wanted
     assert len(wanted) < len(events)
+
+
+@pytest.mark.parametrize(("listed", "times"), [(True, 2), (False, 1)])
+def test_a_pod_that_is_deleted_is_told_again_if_it_was_only_listed(listed, times):
+    # Its run may not have been known then: what was listed is dropped, for it could be read again.
+    told = Told()
+    news = PodNews(told)
+    pod = pod_body(".a")
+    news.saw("ADDED", pod, listed=listed)
+    news.saw("MODIFIED", pod, listed=listed)
+    news.saw("DELETED", pod, listed=True)
+    assert told.pods == [(argo.pod_facts(pod), listed), (argo.pod_facts(pod), False)][:times]
 
 
 @pytest.mark.parametrize("folder", FOLDERS)

@@ -12,9 +12,9 @@ import pytest
 
 from pipetrail import api, capture, recording
 from pipetrail.delivery.book import Book
-from pipetrail.delivery.courier import Progress
 from pipetrail.delivery.ledger import Entry
 from pipetrail.delivery.plan import Delivered
+from pipetrail.delivery.progress import Progress
 from pipetrail.delivery.runs import RunState
 from pipetrail.sources import argo
 from pipetrail.targets.target import Handle

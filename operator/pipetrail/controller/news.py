@@ -55,20 +55,25 @@ class PodNews:
 
     def __init__(self, dispatch: Dispatch) -> None:
         self._dispatch = dispatch
-        self._marks: dict[str, int] = {}
+        self._marks: dict[str, tuple[int, bool]] = {}  # and whether it was told when it happened
 
     def saw(self, change: str, body: Mapping[str, Any], *, listed: bool) -> None:
         """A pod has ended, changed after its end or gone: its last body holds the most either way."""
         facts = argo.pod_facts(body)
         if facts is None:
             return
-        mark = hash(replace(facts, version=""))
+        mark, live = hash(replace(facts, version="")), not listed
         known = self._marks.pop(facts.uid, None)
-        if change != "DELETED":
-            self._marks[facts.uid] = mark
-        if known != mark:
-            # One that is gone can't be read again when its run's turn comes, wherever it was met.
-            self._dispatch.saw_pod(facts, listed=listed and change != "DELETED")
+        if change == "DELETED":
+            # It can't be read again when its run's turn comes, and whether anyone took what was listed is not known.
+            if known != (mark, True):
+                self._dispatch.saw_pod(facts, listed=False)
+            return
+        if known is not None and known[0] == mark:
+            live = known[1]
+        else:
+            self._dispatch.saw_pod(facts, listed=listed)
+        self._marks[facts.uid] = mark, live
 
     def stand(self, uids: Set[str]) -> None:
         """Pods that went meanwhile are forgotten here; what they said is kept with their run."""

@@ -6,8 +6,8 @@ from pipetrail import observe
 from pipetrail.api import TargetRef
 from pipetrail.delivery import ledger as ledgers
 from pipetrail.delivery.book import Book
-from pipetrail.delivery.courier import Progress
 from pipetrail.delivery.ledger import MAX_TEXT, Entry, Ledger, Lost
+from pipetrail.delivery.progress import Progress
 from pipetrail.delivery.roster import Roster
 from pipetrail.kube import KubeError
 from pipetrail.shape.names import root_key

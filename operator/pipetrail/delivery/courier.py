@@ -8,17 +8,19 @@ a create can commit after a look-up said that there is none (measured on MLflow)
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Final
+
+from msgspec.structs import replace
 
 from pipetrail.delivery import ledger as ledgers
 from pipetrail.delivery import plan as plans
 from pipetrail.delivery.lane import Limiter
 from pipetrail.delivery.ledger import Entry, Ledger
 from pipetrail.delivery.plan import Delivered
+from pipetrail.delivery.progress import Progress
 from pipetrail.record import Record
 from pipetrail.targets.target import (
     Batch,
-    Change,
     Handle,
     Held,
     Refused,
@@ -32,65 +34,6 @@ from pipetrail.targets.target import (
 LOOK_AGAIN_S: Final = 60.0
 OUTCOME_TAG: Final = "pipetrail.outcome"
 NAMESPACE_TAG: Final = "pipetrail.namespace"
-
-
-class Progress:
-    """How far the delivery of one run to one target is; the only mutable state of a delivery.
-
-    `unsure` is true while tracker runs may exist that we have no handle of: nothing is created before a look-up.
-    """
-
-    __slots__ = (
-        "_missing_since", "_try_at", "_waits", "changes", "delivered", "doubtful_at", "entry", "failing_since",
-        "handles", "sent_digest", "tried", "unsure", "writes", "written",
-    )  # fmt: skip
-
-    def __init__(self, entry: Entry, *, unsure: bool) -> None:
-        self.entry = entry
-        self.unsure = unsure
-        self.doubtful_at: float | None = None  # loop time of the last call whose effect we don't know
-        self.handles: dict[str, Handle] = {}
-        self.delivered: dict[str, Delivered] = {}
-        self.tried: dict[str, dict[plans.Sent, list[int]]] = {}  # the points of a failed write, and their times
-        self.changes: dict[tuple[str, str, str, str], Change] = {}
-        self.failing_since: float | None = None
-        self._missing_since: float | None = None
-        self._waits = 0
-        self._try_at = 0.0
-        self.sent_digest = ""
-        self.writes = 0  # since the last turn that ended well
-        self.written = False  # in any turn
-
-    def missing_for_s(self) -> float:
-        """For how long something could not be read that a later try may give."""
-        now = asyncio.get_running_loop().time()
-        if self._missing_since is None:
-            self._missing_since = now
-        return now - self._missing_since
-
-    def wait_s(self) -> float:
-        """The pause before it is tried again: 2 s, doubling up to 5 minutes. News of the run lengthens none."""
-        now = asyncio.get_running_loop().time()
-        if now >= self._try_at:
-            self._waits += 1
-            self._try_at = now + min(300.0, 2.0 ** min(self._waits, 9))
-        return self._try_at - now
-
-    def has_all(self) -> None:
-        """Nothing is missing (any more)."""
-        self._missing_since, self._waits, self._try_at = None, 0, 0.0
-
-    def rest(self) -> None:
-        """Forget what the tracker holds: it is away, and will be looked at first when it is back."""
-        if self.handles or self.tried:
-            self.unsure = True
-        self.handles, self.delivered, self.tried = {}, {}, {}
-
-    def note(self, run: TrackerRun, changes: Sequence[Change]) -> None:
-        """Remember what arrives otherwise."""
-        for change in changes:
-            named = change if change.run else Change(**{**_fields(change), "run": run.name})
-            self.changes[named.run, named.item, named.key, named.reason] = named
 
 
 class Differs(Exception):
@@ -224,13 +167,9 @@ class Courier:
                 whole = await self._target.read(held.handle)
             progress.handles[key] = held.handle
             before = progress.delivered.get(key, Delivered())
-            progress.delivered[key] = Delivered(
-                **{
-                    **_fields(plans.from_held(whole)),
-                    "files": before.files,
-                    "figures": {**before.figures, **plans.from_held(whole).figures},
-                }
-            )
+            there = plans.from_held(whole)
+            figures = {**before.figures, **there.figures}
+            progress.delivered[key] = replace(there, files=before.files, figures=figures)
             unknown = [f for f in wanted[key].files if f.path not in before.files] if key in wanted else []
             if unknown:
                 await self._limiter.acquire()
@@ -342,7 +281,3 @@ class Courier:
         )  # fmt: skip
         self._count("runs_synced", 1)
         self._count("changes", len(progress.changes))
-
-
-def _fields(value: Any) -> dict[str, Any]:
-    return {name: getattr(value, name) for name in value.__struct_fields__}

@@ -11,10 +11,11 @@ from pipetrail import api, observe, policy, shape
 from pipetrail.delivery import ledger as ledgers
 from pipetrail.delivery.book import Book
 from pipetrail.delivery.copies import Copies, Kept
-from pipetrail.delivery.courier import LOOK_AGAIN_S, Courier, Differs, Progress
+from pipetrail.delivery.courier import LOOK_AGAIN_S, Courier, Differs
 from pipetrail.delivery.lane import Done, Later, Verdict
 from pipetrail.delivery.ledger import Entry, Ledger
 from pipetrail.delivery.namespaces import Namespaces
+from pipetrail.delivery.progress import Progress
 from pipetrail.delivery.readings import Readings
 from pipetrail.delivery.recall import Found, Recall
 from pipetrail.delivery.runs import RunState

@@ -16,8 +16,8 @@ import msgspec
 
 from pipetrail.api import GROUP, TargetRef
 from pipetrail.capture import FileCache
-from pipetrail.delivery.courier import Progress
 from pipetrail.delivery.metadata import Said
+from pipetrail.delivery.progress import Progress
 from pipetrail.sources import argo
 
 MAX_STRAYS: Final = 1000
