@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 from kubernetes.aio import client as k8s
+from msgspec.structs import replace
 from tests.real.proxy import Answer, Proxy
 
 from pipetrail import api
@@ -200,3 +201,12 @@ async def test_what_is_missing_is_tried_again_after_growing_pauses_that_news_of_
         await asyncio.sleep(pause_s - 1)
     progress.has_all()
     assert progress.wait_s() == pytest.approx(2, abs=0.01)
+
+
+async def test_a_result_that_says_what_is_known_is_no_news_whatever_its_version() -> None:
+    runs = Runs()
+    state = runs.upsert(argo.Header(uid="u", name="run", namespace="team"))
+    first = argo.ResultFacts(node_id="n", owner_uid="u", namespace="team", version="1", complete=True, outputs={"a": 1})
+    assert runs.add("u", first, "n") is state
+    assert runs.add("u", replace(first, version="2"), "n") is None
+    assert runs.add("u", replace(first, version="2", outputs={"a": 2}), "n") is state

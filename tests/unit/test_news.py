@@ -83,11 +83,11 @@ def test_a_pod_that_is_deleted_is_told_again_if_it_was_only_listed(listed, times
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
-def test_that_a_result_goes_away_says_nothing(folder):
+def test_a_complete_result_is_told_when_it_goes_away_too_and_an_empty_one_is_not(folder):
     told = Told()
-    news = ResultNews(told)
-    events = play(folder, "WorkflowTaskResult", news)
-    wanted = [argo.result_facts(event.body) for event in events if event.type != "DELETED" for _ in range(2)]
+    events = play(folder, "WorkflowTaskResult", ResultNews(told))
+    facts = [(event.type, argo.result_facts(event.body)) for event in events]
+    wanted = [f for kind, f in facts for _ in range(1 if kind == "DELETED" else 2) if f.complete or kind != "DELETED"]
     assert [facts for facts, _ in told.results] == wanted
 
 

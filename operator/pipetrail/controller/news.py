@@ -88,10 +88,11 @@ class ResultNews:
         self._dispatch = dispatch
 
     def saw(self, change: str, body: Mapping[str, Any], *, listed: bool) -> None:
-        """A result is complete; that it goes away says nothing (README of the recordings, 7)."""
+        """A result has news. That it goes away takes nothing back, and its last body may be the first that we see."""
         facts = argo.result_facts(body)
-        if facts is not None and change != "DELETED":
-            self._dispatch.saw_result(facts, listed=listed)
+        gone = change == "DELETED"
+        if facts is not None and (facts.complete or not gone):
+            self._dispatch.saw_result(facts, listed=listed and not gone)
 
     def stand(self, uids: Set[str]) -> None:
         """Of no matter: a result outlives its object."""

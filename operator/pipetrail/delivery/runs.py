@@ -232,10 +232,15 @@ class Runs:
         return state
 
     def add(self, owner_uid: str, fact: argo.PodFacts | argo.ResultFacts, identity: str) -> RunState | None:
-        """Add what a pod or a task result said; null if its run is not known (then it waits) or is elsewhere."""
+        """Add what a pod or a task result said.
+
+        Null if its run is not known (then it waits) or is elsewhere, or if it is what a result said before.
+        """
         state = self._states.get(owner_uid)
         if state is not None:
             if fact.namespace != state.header.namespace:
+                return None
+            if isinstance(fact, argo.ResultFacts) and state.facts.has(fact):
                 return None
             _add(state, fact)
             return state

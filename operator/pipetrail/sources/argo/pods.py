@@ -158,6 +158,11 @@ class RunFacts(Frozen, frozen=True):
             forgotten += 1
         return replace(self, pods=pods, forgotten=forgotten)
 
+    def has(self, result: ResultFacts) -> bool:
+        """True if `result` says nothing that is not known, whatever its object's version."""
+        known = self.results.get(result.node_id)
+        return known is not None and replace(known, version="") == replace(result, version="")
+
     def confirms(self, result: ResultFacts) -> bool:
         """True if the pod of `result` has ended: until then nothing that it says counts."""
         return any(pod.ended and pod.node_id == result.node_id for pod in self.pods.values())
