@@ -63,25 +63,35 @@ async def test_one_that_is_silent_is_followed_after_its_duration_and_not_before(
     assert one.held is False  # by its own clock, five seconds before
 
 
-async def test_where_the_watches_stand_is_said_as_soon_as_all_is_listed_and_not_at_the_next_renewal(
+async def test_where_the_watches_stand_is_said_as_soon_as_each_has_listed_all_and_not_at_the_next_renewal(
     kube, namespace, monkeypatch
 ):
     monkeypatch.setattr(leases, "RENEW_S", 3600.0)
-    lease, listed = Lease(kube, namespace, "pipetrail", "one"), False
+    lease, listed = Lease(kube, namespace, "pipetrail", "one"), 0
     await lease.acquire()
-    lease.leave = lambda: {"example.com/place": "12"}
+    lease.leave = lambda: {"example.com/listed": str(listed)}
     keeping = asyncio.create_task(lease.keep())
 
     def pulses() -> list[Pulse]:
-        return [Pulse(path="/pods", version="12", listed=listed, heard_s=None, restarts=0, trouble="")]
+        return [
+            Pulse(path=f"/{n}", version="1", listed=n < listed, heard_s=None, restarts=0, trouble="") for n in (0, 1)
+        ]
+
+    async def said() -> str:
+        return (await kube.get(path(namespace)))["metadata"].get("annotations", {}).get("example.com/listed", "")
 
     leaving = asyncio.create_task(leave_early(lease, pulses))
     await asyncio.sleep(1)
-    assert "annotations" not in (await kube.get(path(namespace)))["metadata"]
-    listed = True
+    assert await said() == ""
+    listed = 1  # the other one can't be listed
+    async with asyncio.timeout(30):
+        while await said() != "1":  # noqa: ASYNC110  a Lease tells nobody
+            await asyncio.sleep(0.1)
+    assert not leaving.done()
+    listed = 2
     async with asyncio.timeout(30):
         await leaving
-    assert (await kube.get(path(namespace)))["metadata"]["annotations"] == {"example.com/place": "12"}
+    assert await said() == "2"
     keeping.cancel()
     await asyncio.wait([keeping])
 

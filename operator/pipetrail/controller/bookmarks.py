@@ -78,15 +78,21 @@ class Bookmarks:
 
 
 async def leave_early(lease: Lease, pulses: Callable[[], Sequence[Pulse]]) -> None:
-    """Have the Lease say where the watches stand as soon as all is listed.
+    """Have the Lease say where the watches stand as soon as one more of them has listed all, until all have.
 
     The next renewal may be 5 s away. Of an operator that does not live for so long, again and again, the place would be
-    that of the first one before it, until the API server has forgotten it.
+    that of the first one before it, until the API server has forgotten it. Nor must one collection that can't be listed
+    (yet) cost the others their place.
     """
+    said = 0
     while True:
         now = pulses()
-        if now and all(pulse.listed for pulse in now):
-            return await lease.say()
+        listed = sum(pulse.listed for pulse in now)
+        if listed > said:
+            await lease.say()
+            said = listed
+        if now and listed == len(now):
+            return
         await asyncio.sleep(LOOK_S)
 
 
