@@ -1,6 +1,7 @@
 """Argo Workflows: its CRDs in both tiers, its controller in the node tier, and namespaces made ready for runs."""
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from .processes import Part
 from .progress import Progress
 from .recipes import ARGO, digest_of
 from .record import Ledger, Record
+from .trouble import Trouble
 
 NAMESPACE = "argo"
 ACCOUNT = "argo"
@@ -17,6 +19,7 @@ EXECUTOR_IMAGE = f"lab.local/argoexec:v{ARGO}"
 CONFIGMAP = "workflow-controller-configmap"
 CREDENTIALS = "s3-credentials"
 STEPS_ROLE = "workflow-steps"
+SERVED_WITHIN_S = 300.0  # several clusters may be starting on one machine
 # The controller's health port is fixed in its source.
 HEALTH_PORT = 6060
 
@@ -96,6 +99,7 @@ def install(cluster: Cluster, ledger: Ledger, progress: Progress) -> None:
             case "argo-crds":
                 progress.begin(f"applying Argo {ARGO}'s resource definitions", 7)
                 _apply_files(cluster, manifests / "base/crds/full")
+                _wait_served(cluster)
                 prepare_namespace(cluster, NAMESPACE)
             case "argo-controller":
                 progress.begin("applying the rights and settings of Argo's controller", 2)
@@ -137,6 +141,22 @@ def _apply_files(cluster: Cluster, folder: Path) -> None:
     # The namespace is for the Roles among them, which name none.
     command = ["apply", "--server-side", "--force-conflicts", "--namespace", NAMESPACE, *arguments]
     kubectl(cluster.kubectl, cluster.layout.kubeconfig(), command)
+
+
+def _wait_served(cluster: Cluster) -> None:
+    """Wait until every kind can be listed: for some seconds a new one is "(re)initializing" (429), or not known yet."""
+    names = kubectl(cluster.kubectl, cluster.layout.kubeconfig(), ["get", "crd", "-o", "name"]).split()
+    kinds = ",".join(name.rpartition("/")[2] for name in names if name.endswith(".argoproj.io"))
+    end = time.monotonic() + SERVED_WITHIN_S
+    while True:
+        try:
+            kubectl(cluster.kubectl, cluster.layout.kubeconfig(), ["get", kinds, "--all-namespaces", "-o", "name"])
+        except Trouble:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.5)
+        else:
+            return
 
 
 def workflow_controller(cluster: Cluster) -> Part:
