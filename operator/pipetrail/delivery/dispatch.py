@@ -153,8 +153,9 @@ class Dispatch:
             state.bury(body)
         else:
             state.only_kept = False  # it stands, and says more than its copy's cover
-        if header.started or header.phase or header.deletion or body is not None or known is not None:
-            self._offer(state)  # of one that its controller has not taken up yet there is nothing to say
+        begun = header.started or header.phase or header.deletion
+        if begun or known is not None or body is not None:  # else its controller has not taken it up: nothing to say
+            self._offer(state)
 
     def saw_pod(self, facts: argo.PodFacts, *, listed: bool) -> None:
         """A pod of a run has ended, or changed after its end."""

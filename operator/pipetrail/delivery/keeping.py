@@ -42,7 +42,8 @@ KEEP_GONE_AFTER_S: Final = 1.0
 AT_ONCE: Final = 8
 """Some of them may wait long for an artifact store that does not answer; the others must not."""
 AGAIN_S: Final = 60.0
-"""When a run is looked at again whose copy lacks what could not be read, or was refused."""
+"""After what nobody foresaw, and while copies could not all be looked at; also the longest pause after the API
+server failed us. When a run is due whose copy is refused or lacks something, `refusals.py` says."""
 LOOK_EVERY_S: Final = 600.0
 
 
